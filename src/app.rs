@@ -1,0 +1,1 @@
+//! Composition root: Settings -> App; the only file that picks concrete stores and pipelines.

@@ -1,0 +1,1 @@
+//! One file per subcommand; parses flags, calls the rooms, prints for people.

@@ -1,0 +1,66 @@
+//! One file per model family behind trait [`Pipeline`]: text to conditioning, one batched network evaluation, latents to
+//! pictures. Guidance and the sampler's arithmetic belong to the engine, the networks themselves to `models`.
+
+use candle_core::Tensor;
+
+use crate::diffusion::samplers::SamplingPlan;
+use crate::domain::{GenerationRequest, ModelInfo};
+use crate::images::RgbImage;
+
+/// What the networks are told of one prompt.
+#[derive(Clone, Debug)]
+pub struct Conditioning {
+    /// Text encoder's last hidden state: (1, tokens, width) f32, on the pipeline's device.
+    pub hidden_states: Tensor,
+    /// What the client should know, such as a prompt that was cut.
+    pub warnings: Vec<String>,
+}
+
+/// The rows of one forward.
+#[derive(Debug)]
+pub struct StepInputs<'a> {
+    /// (N, C, h, w) f32, already times `input_scale`.
+    pub latents: &'a Tensor,
+    /// One a row, in the units of the training schedule.
+    pub timesteps: &'a [f64],
+    /// (N, tokens, width) f32.
+    pub hidden_states: &'a Tensor,
+}
+
+/// A model family on one device. Rows never influence each other: row i of an output depends on row i of the inputs alone.
+pub trait Pipeline: Send + Sync {
+    /// What requests may ask of it.
+    fn info(&self) -> &ModelInfo;
+
+    /// Encodes one prompt; an empty one is the unconditional row of guidance.
+    fn encode_prompt(&self, prompt: &str) -> Result<Conditioning>;
+
+    /// The sampler's numbers for this request.
+    fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan>;
+
+    /// (C, h, w) of the latents for pictures of this size in pixels.
+    fn latent_shape(&self, width: u32, height: u32) -> (usize, usize, usize);
+
+    /// The device its tensors live on.
+    fn device(&self) -> &candle_core::Device;
+
+    /// The one batched call: the network's output (N, C, h, w) f32.
+    fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor>;
+
+    /// Latents (1, C, h, w) of a finished sample to its picture.
+    fn decode(&self, latents: &Tensor) -> Result<RgbImage>;
+
+    /// A small picture of how latents (1, C, h, w) look now, by a linear map; `None` where the model has no such map.
+    fn preview(&self, latents: &Tensor) -> Result<Option<RgbImage>>;
+}
+
+/// What can go wrong while drawing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tensor library refused or ran out of something.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Of this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,221 @@
+//! Trait [`JobStore`]: the durable queue, by claims and leases. Implementations: `memory`, `sqlite`.
+//!
+//! Knows no worker, engine or event bus; transitions follow [`crate::domain::JobStatus::after`].
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, Timestamp, WorkerId,
+};
+
+/// A job to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Chosen by the caller.
+    pub id: JobId,
+    /// What to draw.
+    pub request: GenerationRequest,
+    /// Makes a retry safe.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A client's `Idempotency-Key`, and what it stood for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// As the client sent it.
+    pub key: String,
+    /// Hex SHA-256 of what the client asked, to tell a retry from a reuse.
+    pub fingerprint: String,
+}
+
+/// What an insert found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inserted {
+    /// A new job.
+    New(Job),
+    /// The idempotency key was seen with the same request: this is the job it made.
+    Existing(Job),
+}
+
+/// The right to work on one job until `expires_at`. `token` differs for every claim, so a worker that lost its lease
+/// cannot finish what another has taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which job.
+    pub job_id: JobId,
+    /// Who holds it.
+    pub worker: WorkerId,
+    /// Unique to this claim.
+    pub token: u64,
+    /// Renewed by heartbeats.
+    pub expires_at: Timestamp,
+}
+
+/// What a worker asks for: the oldest waiting job of its models (by rank: creation time moved by priority), and then,
+/// in the same order, others of the same [`crate::domain::GroupKey`] while rows and pixels stay within the caps.
+/// The first job is always taken, even when it alone exceeds a cap.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// What it can draw.
+    pub models: Vec<ModelId>,
+    /// Most rows ([`GenerationRequest::rows`]) in all.
+    pub max_rows: u32,
+    /// Most pixels in all: rows x width x height.
+    pub max_row_pixels: u64,
+    /// How long the lease lasts without a heartbeat.
+    pub lease_ms: u64,
+}
+
+/// A job that now belongs to a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimedJob {
+    /// Running, with this attempt counted.
+    pub job: Job,
+    /// The right to finish it.
+    pub lease: Lease,
+}
+
+/// What a heartbeat learned of one lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Renewed.
+    Held,
+    /// Renewed, and somebody wants the job to end.
+    CancelRequested,
+    /// Somebody else's, or ended: stop working on it.
+    Lost,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Every picture is stored.
+    Succeeded {
+        /// By index.
+        images: Vec<Artifact>,
+        /// Where the time went; `queued_ms` and `total_ms` are filled in by the store.
+        timings: JobTimings,
+        /// For the client.
+        warnings: Vec<String>,
+    },
+    /// It cannot be drawn.
+    Failed(JobError),
+    /// It was left as asked.
+    Cancelled,
+}
+
+/// What a cancel did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cancelled {
+    /// It waited and is cancelled now.
+    Now(Job),
+    /// It runs; its worker has been asked.
+    Requested(Job),
+    /// It had ended already.
+    AlreadyEnded(Job),
+}
+
+/// What the rescue did with one job whose lease had expired.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rescued {
+    /// Queued again.
+    Requeued(Job),
+    /// Out of attempts: failed with `worker_lost`.
+    Failed(Job),
+    /// A cancel had been requested: cancelled.
+    Cancelled(Job),
+}
+
+/// Which jobs to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// Only this state.
+    pub status: Option<JobStatus>,
+    /// Only jobs older than this one (its id is the cursor).
+    pub before: Option<JobId>,
+    /// At most as many.
+    pub limit: u32,
+}
+
+/// The queue at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Jobs waiting.
+    pub queued: u64,
+    /// Jobs with a worker.
+    pub running: u64,
+    /// Pictures x steps x pixels of jobs waiting and running: the work ahead.
+    pub pixel_steps: u64,
+}
+
+/// Settings every store needs.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Most jobs waiting; one more is refused with [`Error::QueueFull`].
+    pub max_queued: u64,
+    /// Attempts before a job that keeps losing its workers fails.
+    pub max_attempts: u32,
+    /// How long an ended job is kept.
+    pub retention_ms: u64,
+}
+
+/// The durable queue. Every method is atomic; time comes from the store's own [`crate::domain::Clock`].
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Accepts a job, or finds the one its idempotency key made.
+    async fn insert(&self, new: NewJob) -> Result<Inserted>;
+    /// One job; `None` when there is none (any more).
+    async fn get(&self, id: JobId) -> Result<Option<Job>>;
+    /// Newest first.
+    async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
+    /// How many jobs stand before this one in the queue: 0 is next. `None` when it does not wait.
+    async fn position(&self, id: JobId) -> Result<Option<u64>>;
+    /// Takes the next group; empty when nothing fits.
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>>;
+    /// Renews leases for `lease_ms` from now; answers in the order asked.
+    async fn heartbeat(&self, leases: &[Lease], lease_ms: u64) -> Result<Vec<LeaseState>>;
+    /// Ends an attempt. [`Error::LeaseLost`] when the lease is not held any more: the outcome is then not recorded.
+    async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job>;
+    /// Hands a job back untouched (drain); the attempt is not counted.
+    async fn release(&self, lease: &Lease) -> Result<Job>;
+    /// Cancels a waiting job, asks the worker of a running one.
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>>;
+    /// Ends or requeues jobs whose lease has expired.
+    async fn rescue_expired(&self) -> Result<Vec<Rescued>>;
+    /// Forgets one ended job; `None` when there is none, [`Error::NotEnded`] when it has not ended.
+    async fn remove(&self, id: JobId) -> Result<Option<Job>>;
+    /// Forgets ended jobs past their `expires_at`, at most `limit`, and returns them so that their artifacts can go too.
+    async fn remove_expired(&self, limit: u32) -> Result<Vec<Job>>;
+    /// The queue at a glance.
+    async fn stats(&self) -> Result<QueueStats>;
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// What a store refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The queue is at its limit.
+    #[error("the queue holds {limit} jobs, which is its limit")]
+    QueueFull {
+        /// `StoreOptions::max_queued`.
+        limit: u64,
+    },
+    /// The key stands for another request.
+    #[error("this idempotency key was used with a different request")]
+    IdempotencyMismatch,
+    /// Somebody else's, or ended.
+    #[error("the lease of job {0} is not held any more")]
+    LeaseLost(JobId),
+    /// It still waits or runs.
+    #[error("job {0} has not ended")]
+    NotEnded(JobId),
+    /// The database did not do its part.
+    #[error("the job store failed: {0}")]
+    Storage(String),
+}
+
+/// Of this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,1 @@
+//! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, survives panics.

@@ -1,0 +1,167 @@
+//! A job, its states, and the one function that says which state follows which.
+//!
+//! ```text
+//!               claim                 finish
+//!   queued ------------> running ---------------> succeeded
+//!     |  ^                 |  |                +-> failed
+//!     |  |  lease expired  |  |  cancel seen   +-> cancelled
+//!     |  +-----------------+  +--------------------^
+//!     |        (or failed, when attempts are used up)
+//!     +--------------------------------------------> cancelled
+//!                       cancel
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::sampling::wire_names;
+use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, Timestamp};
+
+wire_names! {
+    /// Where a job stands.
+    JobStatus {
+        /// Waits for a worker.
+        Queued => "queued",
+        /// A worker holds its lease.
+        Running => "running",
+        /// Every picture is stored.
+        Succeeded => "succeeded",
+        /// Ended with an error.
+        Failed => "failed",
+        /// Ended because somebody asked.
+        Cancelled => "cancelled",
+    }
+}
+
+/// What can happen to a job's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// A worker takes it.
+    Claim,
+    /// Its worker hands it back untouched (drain), or lost its lease with attempts left.
+    Requeue,
+    /// Every picture is stored.
+    Succeed,
+    /// It cannot be drawn, or its attempts are used up.
+    Fail,
+    /// Somebody asked, and nobody draws it any more.
+    Cancel,
+}
+
+impl JobStatus {
+    /// The state after `transition`, or `None` where that cannot happen.
+    pub const fn after(self, transition: Transition) -> Option<Self> {
+        match (self, transition) {
+            (Self::Queued, Transition::Claim) => Some(Self::Running),
+            (Self::Running, Transition::Requeue) => Some(Self::Queued),
+            (Self::Running, Transition::Succeed) => Some(Self::Succeeded),
+            (Self::Running, Transition::Fail) => Some(Self::Failed),
+            (Self::Queued | Self::Running, Transition::Cancel) => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing can follow.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What jobs must share to be drawn in one batch under the policy `grouped`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// The model.
+    pub model: ModelId,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// Sampler steps.
+    pub steps: u32,
+}
+
+impl GroupKey {
+    /// The group a request belongs to.
+    pub fn of(request: &GenerationRequest) -> Self {
+        Self {
+            model: request.model().clone(),
+            width: request.width(),
+            height: request.height(),
+            steps: request.steps(),
+        }
+    }
+}
+
+/// How far one picture of a running job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageProgress {
+    /// Which picture, from 0.
+    pub image: u32,
+    /// Steps taken.
+    pub step: u32,
+    /// Steps in all.
+    pub steps: u32,
+}
+
+/// Where a job's time went, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTimings {
+    /// From acceptance to the (last) start.
+    pub queued_ms: u64,
+    /// Prompt encoding.
+    pub encode_ms: u64,
+    /// The steps, from the first to the last, shared with whoever was aboard.
+    pub denoise_ms: u64,
+    /// VAE decoding of all pictures.
+    pub decode_ms: u64,
+    /// Encoding and storing all pictures.
+    pub store_ms: u64,
+    /// From acceptance to the end.
+    pub total_ms: u64,
+}
+
+/// A job as the store knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// Its name on every replica.
+    pub id: JobId,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// What is drawn.
+    pub request: GenerationRequest,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When the present or last attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it reached its last state.
+    pub ended_at: Option<Timestamp>,
+    /// When an ended job and its pictures are removed.
+    pub expires_at: Option<Timestamp>,
+    /// How often a worker took it.
+    pub attempts: u32,
+    /// Somebody asked for an end; the worker sees it at its next heartbeat or sooner.
+    pub cancel_requested: bool,
+    /// Stored pictures, by index; complete when succeeded.
+    pub images: Vec<Artifact>,
+    /// Set when it ended.
+    pub timings: Option<JobTimings>,
+    /// Things the client should know, such as a prompt that was cut.
+    pub warnings: Vec<String>,
+    /// Why it failed.
+    pub error: Option<JobError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_job_stays_ended() {
+        let all = [Transition::Claim, Transition::Requeue, Transition::Succeed, Transition::Fail, Transition::Cancel];
+        for status in JobStatus::ALL.iter().filter(|status| status.is_terminal()) {
+            assert!(all.iter().all(|transition| status.after(*transition).is_none()), "{status}");
+        }
+    }
+}

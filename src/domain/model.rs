@@ -1,0 +1,56 @@
+//! What is known of a served model before it draws.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ModelId, SamplerKind, SigmaSchedule};
+
+/// What requests to this model may ask for, and what they get when they don't say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The name clients write.
+    pub id: ModelId,
+    /// One sentence for people.
+    pub description: String,
+    /// The pipeline family, such as `stable-diffusion`.
+    pub family: String,
+    /// Widths and heights are multiples of this, in pixels.
+    pub size_multiple: u32,
+    /// The smallest width and height, in pixels.
+    pub min_side: u32,
+    /// The largest width and height, in pixels.
+    pub max_side: u32,
+    /// Tokens of a prompt the text encoder sees, its start and end marks not counted.
+    pub prompt_tokens: u32,
+    /// Samplers this model can be sampled with.
+    pub samplers: Vec<SamplerKind>,
+    /// Sigma schedules it can be sampled with.
+    pub sigma_schedules: Vec<SigmaSchedule>,
+    /// What a request gets when it does not say.
+    pub defaults: ModelDefaults,
+}
+
+/// A model's defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelDefaults {
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// Sampler steps.
+    pub steps: u32,
+    /// Classifier-free guidance.
+    pub guidance_scale: f64,
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// The noise levels it visits.
+    pub sigma_schedule: SigmaSchedule,
+}
+
+/// A linear map from scaled latents to RGB in [0, 1], for previews: `rgb[j] = bias[j] + sum_c factors[c][j] * latent[c]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatentRgb {
+    /// One `[r, g, b]` row a latent channel.
+    pub factors: Vec<[f32; 3]>,
+    /// Added to every pixel.
+    pub bias: [f32; 3],
+}

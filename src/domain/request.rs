@@ -1,0 +1,365 @@
+//! From what a client typed (`RequestDraft`) to what will be drawn (`GenerationRequest`).
+//!
+//! Every front door fills the same draft; [`RequestDraft::validate`] is the only way from one to the other, so inner
+//! rooms trust a `GenerationRequest` and check nothing again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::sampling::wire_names;
+use super::{FieldError, ImageFormat, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
+
+/// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
+pub const MAX_SEED: u64 = i64::MAX as u64;
+
+wire_names! {
+    /// How urgent a job is.
+    Priority {
+        /// Someone is watching.
+        Interactive => "interactive",
+        /// The usual.
+        Normal => "normal",
+        /// Whenever there is room.
+        Bulk => "bulk",
+    }
+}
+
+/// What a client asked, before anything was checked: all optional, in our own names. Numbers are wide, so that a value
+/// out of range reaches the check that can name it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestDraft {
+    /// Which model; the server's default when absent.
+    pub model: Option<String>,
+    /// What to draw.
+    pub prompt: Option<String>,
+    /// What to keep away from.
+    pub negative_prompt: Option<String>,
+    /// In pixels.
+    pub width: Option<i64>,
+    /// In pixels.
+    pub height: Option<i64>,
+    /// Sampler steps.
+    pub steps: Option<i64>,
+    /// Classifier-free guidance; 1 or less: none.
+    pub guidance_scale: Option<f64>,
+    /// A [`SamplerKind`] by name.
+    pub sampler: Option<String>,
+    /// A [`SigmaSchedule`] by name.
+    pub sigma_schedule: Option<String>,
+    /// DDIM's eta, 0 to 1.
+    pub eta: Option<f64>,
+    /// 0 to 2^63 - 1; drawn when absent.
+    pub seed: Option<i128>,
+    /// Pictures to draw; picture i uses seed + i.
+    pub num_images: Option<i64>,
+    /// An [`ImageFormat`] by name.
+    pub output_format: Option<String>,
+    /// 1 to 100, JPEG and WebP only.
+    pub output_quality: Option<i64>,
+    /// A [`Priority`] by name.
+    pub priority: Option<String>,
+    /// The client's own words, handed back as they came.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// What the operator allows, beyond what a model can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most sampler steps.
+    pub max_steps: u32,
+    /// Most pictures a job.
+    pub max_num_images: u32,
+    /// Most pixels of one picture.
+    pub max_pixels: u64,
+    /// Most characters of a prompt.
+    pub max_prompt_chars: usize,
+    /// Most bytes of `metadata`, as JSON.
+    pub max_metadata_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_steps: 150,
+            max_num_images: 16,
+            max_pixels: 1 << 22,
+            max_prompt_chars: 4_000,
+            max_metadata_bytes: 4_096,
+        }
+    }
+}
+
+/// How the pictures are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputOptions {
+    /// The stored encoding.
+    pub format: ImageFormat,
+    /// 1 to 100; JPEG and WebP only.
+    pub quality: u8,
+}
+
+/// A checked request with every default resolved and the seed drawn. Only [`RequestDraft::validate`] makes one; reading
+/// one back from the store trusts what was checked before it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationRequest {
+    model: ModelId,
+    prompt: String,
+    negative_prompt: String,
+    width: u32,
+    height: u32,
+    steps: u32,
+    guidance_scale: f64,
+    sampler: SamplerKind,
+    sigma_schedule: SigmaSchedule,
+    eta: f64,
+    seed: u64,
+    num_images: u32,
+    output: OutputOptions,
+    priority: Priority,
+    metadata: Map<String, Value>,
+}
+
+impl GenerationRequest {
+    /// Which model draws.
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+    /// What to draw.
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+    /// What to keep away from; empty when nothing was said.
+    pub fn negative_prompt(&self) -> &str {
+        &self.negative_prompt
+    }
+    /// In pixels, a multiple of the model's `size_multiple`.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+    /// In pixels, a multiple of the model's `size_multiple`.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+    /// Sampler steps, at least 1.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+    /// Classifier-free guidance, finite and not negative.
+    pub fn guidance_scale(&self) -> f64 {
+        self.guidance_scale
+    }
+    /// Whether each evaluation takes a second, unconditional row.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+    /// The step rule.
+    pub fn sampler(&self) -> SamplerKind {
+        self.sampler
+    }
+    /// The noise levels.
+    pub fn sigma_schedule(&self) -> SigmaSchedule {
+        self.sigma_schedule
+    }
+    /// DDIM's eta, 0 to 1; other samplers ignore it.
+    pub fn eta(&self) -> f64 {
+        self.eta
+    }
+    /// The first picture's seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+    /// The seed of picture `index`: seed + index, wrapping at 2^63.
+    pub fn image_seed(&self, index: u32) -> u64 {
+        (self.seed + u64::from(index)) & MAX_SEED
+    }
+    /// Pictures to draw, at least 1.
+    pub fn num_images(&self) -> u32 {
+        self.num_images
+    }
+    /// The stored encoding.
+    pub fn output(&self) -> OutputOptions {
+        self.output
+    }
+    /// How urgent.
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+    /// The client's own words.
+    pub fn metadata(&self) -> &Map<String, Value> {
+        &self.metadata
+    }
+    /// Rows this request adds to a forward: pictures, twice when guided.
+    pub fn rows(&self) -> u32 {
+        self.num_images * if self.is_guided() { 2 } else { 1 }
+    }
+}
+
+impl RequestDraft {
+    /// Resolves every default and checks every field, or tells all faults at once.
+    ///
+    /// `drawn_seed` is used when the client gave none; the caller draws it, so this function stays pure. The model has
+    /// been looked up already: `model` names one of the served ones.
+    ///
+    /// # Errors
+    /// One [`FieldError`] a fault: field, value, and what is allowed.
+    pub fn validate(
+        self,
+        model: &ModelInfo,
+        limits: &Limits,
+        drawn_seed: u64,
+    ) -> Result<GenerationRequest, Vec<FieldError>> {
+        let mut faults = Faults::default();
+        let defaults = &model.defaults;
+        let quality_given = self.output_quality.is_some();
+        let format = faults.named("output.format", self.output_format, ImageFormat::Png, ImageFormat::ALL);
+        if quality_given && format == ImageFormat::Png {
+            faults.add("output.quality", self.output_quality, "applies to `jpeg` and `webp` only; a PNG is lossless");
+        }
+        let request = GenerationRequest {
+            model: model.id.clone(),
+            prompt: faults.prompt("prompt", self.prompt, limits, true),
+            negative_prompt: faults.prompt("negative_prompt", self.negative_prompt, limits, false),
+            width: faults.side("width", self.width, defaults.width, model),
+            height: faults.side("height", self.height, defaults.height, model),
+            steps: faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps),
+            guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
+            sampler: faults.named("sampler", self.sampler, defaults.sampler, &model.samplers),
+            sigma_schedule: faults.named(
+                "sigma_schedule",
+                self.sigma_schedule,
+                defaults.sigma_schedule,
+                &model.sigma_schedules,
+            ),
+            eta: faults.real("eta", self.eta, 0.0, 0.0, 1.0),
+            seed: faults.seed(self.seed, drawn_seed),
+            num_images: faults.integer("num_images", self.num_images, 1, 1, limits.max_num_images),
+            output: OutputOptions {
+                format,
+                quality: faults.integer("output.quality", self.output_quality, 90, 1, 100) as u8,
+            },
+            priority: faults.named("priority", self.priority, Priority::Normal, Priority::ALL),
+            metadata: faults.metadata(self.metadata, limits),
+        };
+        faults.pixels(&request, limits);
+        if faults.0.is_empty() { Ok(request) } else { Err(faults.0) }
+    }
+}
+
+/// Collects faults; each check returns a value to go on with, so that one fault does not hide the next.
+#[derive(Default)]
+struct Faults(Vec<FieldError>);
+
+impl Faults {
+    fn add(&mut self, field: &str, value: impl Into<Value>, message: impl Into<String>) {
+        self.0.push(FieldError::new(field, value, message));
+    }
+
+    fn prompt(&mut self, field: &str, text: Option<String>, limits: &Limits, required: bool) -> String {
+        let Some(text) = text else {
+            if required {
+                self.add(field, Value::Null, "is required: say what to draw");
+            }
+            return String::new();
+        };
+        let chars = text.chars().count();
+        if chars > limits.max_prompt_chars {
+            let message = format!("has {chars} characters; at most {} are allowed", limits.max_prompt_chars);
+            self.add(field, text.as_str(), message);
+        }
+        if text.contains('\0') {
+            self.add(field, text.as_str(), "must not contain the character U+0000");
+        }
+        text
+    }
+
+    fn integer(&mut self, field: &str, given: Option<i64>, default: u32, min: u32, max: u32) -> u32 {
+        let Some(value) = given else { return default };
+        match u32::try_from(value) {
+            Ok(value) if (min..=max).contains(&value) => value,
+            _ => {
+                self.add(field, value, format!("must be an integer from {min} to {max}"));
+                default
+            }
+        }
+    }
+
+    fn side(&mut self, field: &str, given: Option<i64>, default: u32, model: &ModelInfo) -> u32 {
+        let Some(value) = given else { return default };
+        match u32::try_from(value) {
+            Ok(side) if (model.min_side..=model.max_side).contains(&side) && side % model.size_multiple == 0 => side,
+            _ => {
+                let (min, max, step) = (model.min_side, model.max_side, model.size_multiple);
+                self.add(
+                    field,
+                    value,
+                    format!("must be a multiple of {step} from {min} to {max} for model `{}`", model.id),
+                );
+                default
+            }
+        }
+    }
+
+    fn real(&mut self, field: &str, given: Option<f64>, default: f64, min: f64, max: f64) -> f64 {
+        let Some(value) = given else { return default };
+        // NaN is in no range, so it is refused here too.
+        if (min..=max).contains(&value) {
+            return value;
+        }
+        // JSON has no NaN or infinity; they are echoed as text.
+        let shown = if value.is_finite() { Value::from(value) } else { Value::from(value.to_string()) };
+        self.add(field, shown, format!("must be a number from {min} to {max}"));
+        default
+    }
+
+    fn named<T>(&mut self, field: &str, given: Option<String>, default: T, allowed: &[T]) -> T
+    where
+        T: FromStr + fmt::Display + Copy + PartialEq,
+    {
+        let Some(text) = given else { return default };
+        match text.parse::<T>() {
+            Ok(value) if allowed.contains(&value) => value,
+            _ => {
+                let names: Vec<String> = allowed.iter().map(|value| format!("`{value}`")).collect();
+                self.add(field, text, format!("is not supported; use one of {}", names.join(", ")));
+                default
+            }
+        }
+    }
+
+    fn seed(&mut self, given: Option<i128>, drawn: u64) -> u64 {
+        match given {
+            None => drawn & MAX_SEED,
+            Some(seed) if (0..=i128::from(MAX_SEED)).contains(&seed) => seed as u64,
+            Some(seed) => {
+                let shown = i64::try_from(seed).map_or_else(|_| Value::from(seed.to_string()), Value::from);
+                self.add("seed", shown, format!("must be an integer from 0 to {MAX_SEED}"));
+                0
+            }
+        }
+    }
+
+    fn metadata(&mut self, given: Option<Map<String, Value>>, limits: &Limits) -> Map<String, Value> {
+        let metadata = given.unwrap_or_default();
+        let size = Value::Object(metadata.clone()).to_string().len();
+        if size > limits.max_metadata_bytes {
+            let message = format!("takes {size} bytes as JSON; at most {} are allowed", limits.max_metadata_bytes);
+            self.add("metadata", Value::Null, message);
+        }
+        metadata
+    }
+
+    fn pixels(&mut self, request: &GenerationRequest, limits: &Limits) {
+        let pixels = u64::from(request.width) * u64::from(request.height);
+        if pixels > limits.max_pixels {
+            let shown = format!("{}x{}", request.width, request.height);
+            self.add(
+                "width",
+                shown,
+                format!("times `height` is {pixels} pixels; at most {} are allowed", limits.max_pixels),
+            );
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `darkroom` binary: parse arguments, load settings, run one command.
+
+fn main() {}
