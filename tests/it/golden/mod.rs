@@ -1,1 +1,4 @@
-//!
+//! Numbers against the reference implementation, stage by stage.
+
+// PyTorch's CPU noise, bit for bit.
+mod noise;
