@@ -2,3 +2,6 @@
 
 // PyTorch's CPU noise, bit for bit.
 mod noise;
+
+// Levels and trajectories of every sampler.
+mod samplers;

@@ -42,6 +42,6 @@ fn torch_randn_bit_for_bit() {
     assert!(values > 2_000_000, "only {values} values compared: is the fixture whole?");
 }
 
-fn fnv1a(words: &[u32]) -> u64 {
+pub(super) fn fnv1a(words: &[u32]) -> u64 {
     words.iter().fold(0xcbf2_9ce4_8422_2325, |state, &word| (state ^ u64::from(word)).wrapping_mul(0x100_0000_01b3))
 }

@@ -1,0 +1,97 @@
+//! What can be wrong with a checkpoint's training schedule or a request's sampling.
+
+use crate::domain::SamplerKind;
+
+use super::PlanRequest;
+
+/// Of this room.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The file is not JSON.
+    #[error("scheduler_config.json cannot be read: {reason}")]
+    Json {
+        /// What the reader said.
+        reason: String,
+    },
+    /// A key's value cannot be honoured by any sampler.
+    #[error("scheduler_config.json: `{key}` is {value}; supported: {supported}")]
+    Config {
+        /// The key.
+        key: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What would be.
+        supported: String,
+    },
+    /// A key's value cannot be honoured by this sampler.
+    #[error(
+        "sampler `{kind}` cannot draw with this model: scheduler_config.json has `{key}` = {value}; `{kind}` supports: \
+         {supported}"
+    )]
+    Sampler {
+        /// The sampler.
+        kind: SamplerKind,
+        /// The key.
+        key: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What would be.
+        supported: String,
+    },
+    /// No steps, or more than there are levels.
+    #[error("`steps` is {steps}; this model takes 1 to {most}")]
+    Steps {
+        /// What was asked.
+        steps: u32,
+        /// Timesteps of the training schedule.
+        most: usize,
+    },
+    /// Out of range or not a number.
+    #[error("`eta` is {eta}; supported: 0 to 1")]
+    Eta {
+        /// What was asked.
+        eta: f64,
+    },
+    /// A timestep would lie beyond the training schedule.
+    #[error(
+        "`steps` {steps} with sampler `{kind}` reaches timestep {timestep}, beyond this model's last one, {last} (its \
+         scheduler_config.json has `steps_offset` = {offset}); use fewer steps"
+    )]
+    Beyond {
+        /// The sampler.
+        kind: SamplerKind,
+        /// What was asked.
+        steps: u32,
+        /// Where it would lead.
+        timestep: usize,
+        /// Where the schedule ends.
+        last: usize,
+        /// Added to every timestep.
+        offset: usize,
+    },
+    /// An epsilon network says nothing of the picture where the sample is pure noise.
+    #[error(
+        "sampler `{kind}` would begin at zero signal-to-noise ratio (scheduler_config.json has `rescale_betas_zero_snr`), \
+         where `prediction_type` \"epsilon\" says nothing of the picture; supported there: \"v_prediction\", \"sample\", or \
+         one of the samplers `euler`, `euler_a`, `dpmpp_2m`"
+    )]
+    ZeroSnr {
+        /// The sampler.
+        kind: SamplerKind,
+    },
+    /// A coefficient is not finite: two levels of a multistep rule coincide, or the schedule overflows.
+    #[error(
+        "`steps` {} with sampler `{}` and sigma schedule `{}` has no finite numbers at step {step} (the noise levels of this \
+         model coincide or overflow there); use fewer steps or another sampler",
+        request.steps, request.kind, request.sigma_schedule
+    )]
+    Unsound {
+        /// What was asked.
+        request: PlanRequest,
+        /// The first bad step, from 0.
+        step: usize,
+    },
+}
+
+/// Of this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,45 @@
+//! Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 2 without churn); diffusers
+//! `EulerDiscreteScheduler`.
+
+use super::levels::Levels;
+use super::{PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
+
+pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
+    let levels = levels(training, request).ending_at(training.last_sigma());
+    let rule = |(timestep, from, to)| {
+        // x + (x - denoised) / from * (to - from)
+        let kept: f64 = to / from;
+        PlanStep { sample: kept, denoised: 1.0 - kept, ..step(training, timestep, from) }
+    };
+    Ok(SamplingPlan {
+        init_noise_sigma: init_noise_sigma(training, &levels),
+        steps: levels.steps().map(rule).collect(),
+    })
+}
+
+/// The levels of a request whose latents are `x0 + sigma * n`, the last one still missing.
+pub(super) fn levels(training: &TrainingSchedule, request: &PlanRequest) -> Levels {
+    let count = request.steps as usize;
+    if training.wants_karras(request.kind, request.sigma_schedule) {
+        Levels::karras(training, count)
+    } else {
+        Levels::spaced(training, count)
+    }
+}
+
+/// A step of such latents that does nothing yet.
+pub(super) fn step(training: &TrainingSchedule, timestep: f64, sigma: f64) -> PlanStep {
+    PlanStep {
+        input_scale: 1.0 / (sigma * sigma + 1.0).sqrt(),
+        ..PlanStep::at(timestep, sigma, training.prediction_type.denoised_ve(sigma))
+    }
+}
+
+/// With `leading` the first level is not the noisiest the network knows, so the picture's own variance counts too.
+pub(super) fn init_noise_sigma(training: &TrainingSchedule, levels: &Levels) -> f64 {
+    let largest = levels.sigmas.iter().copied().fold(0.0, f64::max);
+    match training.sigma_spacing() {
+        TimestepSpacing::Linspace | TimestepSpacing::Trailing => largest,
+        TimestepSpacing::Leading => (largest * largest + 1.0).sqrt(),
+    }
+}

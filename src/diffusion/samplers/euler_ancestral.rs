@@ -1,0 +1,20 @@
+//! Euler steps that go too far down and add fresh noise (k-diffusion `sample_euler_ancestral`, eta 1); diffusers
+//! `EulerAncestralDiscreteScheduler`, which knows epsilon and v-prediction; sample prediction is the same formula here.
+
+use super::euler::{init_noise_sigma, levels, step};
+use super::{PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+
+pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
+    // This class reads no `final_sigmas_type`: it always ends without noise.
+    let levels = levels(training, request).ending_at(0.0);
+    let rule = |(timestep, from, to): (f64, f64, f64)| {
+        let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
+        let down = (to * to - up * up).max(0.0).sqrt();
+        let kept = down / from;
+        PlanStep { sample: kept, denoised: 1.0 - kept, noise: up, ..step(training, timestep, from) }
+    };
+    Ok(SamplingPlan {
+        init_noise_sigma: init_noise_sigma(training, &levels),
+        steps: levels.steps().map(rule).collect(),
+    })
+}
