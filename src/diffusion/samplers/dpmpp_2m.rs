@@ -108,7 +108,7 @@ impl Weights {
         let decay = (-span).exp();
         let phi_1 = -(-span).exp_m1();
         let kept = to * alpha / (from * alpha_of(from)) * if options.stochastic { (-h).exp() } else { 1.0 };
-        let noise = if options.stochastic { to * alpha * phi_1.max(0.0).sqrt() } else { 0.0 };
+        let noise = if options.stochastic { to * alpha * phi_1.sqrt() } else { 0.0 };
 
         // Newton's divided differences of the denoised samples over lambda, as weights of the samples themselves.
         let mut denoised = [alpha * phi_1, 0.0, 0.0];

@@ -8,8 +8,9 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     // This class reads no `final_sigmas_type`: it always ends without noise.
     let levels = levels(training, request).ending_at(0.0);
     let rule = |(timestep, from, to): (f64, f64, f64)| {
-        let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
-        let down = (to * to - up * up).max(0.0).sqrt();
+        // Not a number where the levels rise (a table whose end was lifted to sigma 4096 may): the plan is refused then.
+        let down = to * to / from;
+        let up = (to * to - down * down).sqrt();
         let kept = down / from;
         PlanStep { sample: kept, denoised: 1.0 - kept, noise: up, ..step(training, timestep, from) }
     };

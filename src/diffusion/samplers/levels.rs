@@ -86,7 +86,7 @@ impl TrainingSchedule {
     }
 
     /// Sigma of each training timestep, as the classes that think in sigmas see it: with zero terminal SNR the last
-    /// share of signal is 2^-24 instead of 0, so that sigma is 4096 and not infinite.
+    /// share of signal is 2^-24 instead of 0, so that sigma is about 4096 and not infinite.
     pub(super) fn sigmas(&self) -> Vec<f64> {
         let mut alphas: Vec<f64> = self.alphas_cumprod.iter().map(|&alpha| f64::from(alpha)).collect();
         if self.zero_terminal_snr
@@ -124,7 +124,7 @@ pub(super) fn sigma_of(alpha_cumprod: f64) -> f64 {
 
 /// The same, finite where nothing is left.
 pub(super) fn finite_sigma_of(alpha_cumprod: f64) -> f64 {
-    sigma_of(alpha_cumprod.max(LEAST_ALPHA_CUMPROD))
+    sigma_of(if alpha_cumprod > 0.0 { alpha_cumprod } else { LEAST_ALPHA_CUMPROD })
 }
 
 /// Logarithms with the roundings of the reference's float32 table: a timestep that is whole but for such a rounding is

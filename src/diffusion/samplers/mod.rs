@@ -72,7 +72,8 @@ pub struct SamplingPlan {
 pub struct PlanStep {
     /// What the network is told, in the units of the training schedule (0 to 999 for 1000 steps; may be fractional).
     pub timestep: f64,
-    /// Noise level before the step, as sigma of `x0 + sigma * n`; 4096 where it is infinite (zero terminal SNR).
+    /// Noise level before the step, as sigma of `x0 + sigma * n`; about 4096 where it is infinite (zero terminal SNR): for people, no
+    /// rule uses it.
     pub sigma: f64,
     /// The network's input is this times `x`.
     pub input_scale: f64,
