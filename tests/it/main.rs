@@ -1,5 +1,7 @@
 //! The one integration test binary. Each module says what it holds to account.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails; its helpers are tests too")]
+
 // The HTTP API, through a whole app on a real socket.
 mod api;
 // Who may import whom, and which crates stay in which rooms.
