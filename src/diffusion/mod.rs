@@ -4,6 +4,7 @@
 
 pub mod batching;
 pub mod engine;
+pub mod kernels;
 pub mod models;
 pub mod noise;
 pub mod pipelines;

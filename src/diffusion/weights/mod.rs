@@ -1,1 +1,74 @@
-//! Checkpoint files to tensors: diffusers folders and the embedded model; names as they stand in the checkpoint.
+//! Checkpoint files to tensors: diffusers folders and embedded files; names as they stand in the checkpoint.
+//!
+//! Every fault of a file is one error naming the file, the tensor and what was expected; hostile files neither panic nor
+//! allocate what their headers claim. Does not know networks.
+
+mod checkpoint;
+mod tensors;
+
+pub use checkpoint::{Checkpoint, EmbeddedFiles};
+pub use tensors::Weights;
+
+/// What can be wrong with a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("cannot read {file}: {reason}")]
+    Read {
+        /// Which file.
+        file: String,
+        /// The system's word.
+        reason: String,
+    },
+    /// A JSON or text file does not say what it must.
+    #[error("{file} is not usable: {reason}")]
+    Malformed {
+        /// Which file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor the configuration asks for is not there.
+    #[error("{file} has no tensor `{tensor}`")]
+    Missing {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+    },
+    /// A tensor has another shape than the configuration asks for.
+    #[error("{file}: tensor `{tensor}` has shape {found:?}, its config.json asks for {expected:?}")]
+    Shape {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// As stored.
+        found: Vec<usize>,
+        /// As configured.
+        expected: Vec<usize>,
+    },
+    /// A tensor's numbers are of a type that cannot be read.
+    #[error("{file}: tensor `{tensor}` has dtype {dtype}; F32, F16 and BF16 are supported")]
+    Dtype {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// As stored.
+        dtype: String,
+    },
+    /// The device did not take it.
+    #[error("cannot place tensor `{tensor}` of {file} on the device: {reason}")]
+    Device {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// The tensor library's word.
+        reason: String,
+    },
+}
+
+/// Of this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -4,4 +4,5 @@
 mod noise;
 
 // Levels and trajectories of every sampler.
+mod networks;
 mod samplers;

@@ -1,0 +1,31 @@
+//! Fast CPU primitives behind safe functions, each beside its plain twin and tested against it.
+//!
+//! Knows no networks. Other devices take the plain twin. Each sample of a batch is worked on by calls whose shapes do not
+//! depend on how many samples there are, so its bits cannot either.
+
+mod conv2d;
+mod group_norm;
+mod linear;
+mod product;
+
+pub use conv2d::{conv2d, conv2d_plain};
+pub use group_norm::{After, group_norm, group_norm_plain};
+pub use linear::{linear, linear_plain};
+
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// The numbers of a contiguous f32 tensor.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((from, to))) => Ok(&values[from..to]),
+        _ => bail!("this kernel takes contiguous f32"),
+    }
+}
+
+#[cfg(test)]
+fn assert_close(what: &str, fast: &candle_core::Tensor, plain: &candle_core::Tensor, tolerance: f32) {
+    let number = |x: candle_core::Result<candle_core::Tensor>| x.and_then(|x| x.to_scalar::<f32>()).expect("a number");
+    let worst = number((fast - plain).and_then(|d| d.abs()?.max_all()));
+    let range = number(plain.abs().and_then(|x| x.max_all()));
+    assert!(worst <= tolerance * range, "{what}: {worst} of {range}");
+}

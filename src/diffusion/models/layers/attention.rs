@@ -1,0 +1,87 @@
+//! Scaled dot-product attention and the two shapes it comes in.
+
+use candle_core::{D, Result, Tensor};
+
+use super::Linear;
+use crate::diffusion::weights::{self, Weights};
+
+/// q: (N, Lq, heads*d), k and v: (N, Lk, heads*d), mask: additive, broadcast to (N, heads, Lq, Lk) -> (N, Lq, heads*d).
+pub fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
+    let (n, queries, width) = q.dims3()?;
+    let split = |x: &Tensor| {
+        let tokens = x.dim(1)?;
+        x.reshape((n, tokens, heads, width / heads))?.transpose(1, 2)?.contiguous()
+    };
+    let scale = 1.0 / ((width / heads) as f64).sqrt();
+    let scores = (split(q)? * scale)?.matmul(&split(k)?.transpose(2, 3)?)?;
+    let scores = match mask {
+        Some(mask) => scores.broadcast_add(mask)?,
+        None => scores,
+    };
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
+    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((n, queries, width))
+}
+
+/// Attention of a transformer block: of a sequence to itself or to the text.
+#[derive(Debug)]
+pub struct CrossAttention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl CrossAttention {
+    /// Reads `to_q`, `to_k`, `to_v` (no biases) and `to_out.0`; keys and values come from `context` wide vectors.
+    pub fn load(width: usize, context: usize, heads: usize, w: &Weights) -> weights::Result<Self> {
+        Ok(Self {
+            to_q: Linear::load_no_bias(width, width, &w.pp("to_q"))?,
+            to_k: Linear::load_no_bias(context, width, &w.pp("to_k"))?,
+            to_v: Linear::load_no_bias(context, width, &w.pp("to_v"))?,
+            to_out: Linear::load(width, width, &w.pp("to_out.0"))?,
+            heads,
+        })
+    }
+
+    /// x: (N, L, width), context: (N, T, context) -> (N, L, width).
+    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        self.to_out.forward(&scaled_dot_product(&q, &k, &v, self.heads, None)?)
+    }
+}
+
+/// The autoencoder's attention over all pixels of a (N, C, H, W) map: one head, with a norm before and the input added.
+#[derive(Debug)]
+pub struct Attention {
+    norm: super::GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl Attention {
+    /// Reads `group_norm`, `to_q`, `to_k`, `to_v`, `to_out.0`, or their names in older checkpoints (`query`, `key`,
+    /// `value`, `proj_attn`).
+    pub fn load(channels: usize, groups: usize, eps: f64, w: &Weights) -> weights::Result<Self> {
+        let old = w.contains("query.weight");
+        let linear = |new: &str, was: &str| Linear::load(channels, channels, &w.pp(if old { was } else { new }));
+        Ok(Self {
+            norm: super::GroupNorm::load(groups, channels, eps, &w.pp("group_norm"))?,
+            to_q: linear("to_q", "query")?,
+            to_k: linear("to_k", "key")?,
+            to_v: linear("to_v", "value")?,
+            to_out: linear("to_out.0", "proj_attn")?,
+        })
+    }
+
+    /// x: (N, C, H, W) -> the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (n, c, h, w) = x.dims4()?;
+        let tokens = self.norm.forward(x)?.reshape((n, c, h * w))?.transpose(1, D::Minus1)?.contiguous()?;
+        let (q, k, v) = (self.to_q.forward(&tokens)?, self.to_k.forward(&tokens)?, self.to_v.forward(&tokens)?);
+        let out = self.to_out.forward(&scaled_dot_product(&q, &k, &v, 1, None)?)?;
+        out.transpose(1, D::Minus1)?.reshape((n, c, h, w))? + x
+    }
+}

@@ -1,0 +1,55 @@
+//! Products with a weight matrix.
+
+use candle_core::{Result, Tensor};
+
+use crate::diffusion::kernels;
+use crate::diffusion::weights::{self, Weights};
+
+/// `y = x W^T + b`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    /// Zeros where the checkpoint has none.
+    bias: Tensor,
+}
+
+impl Linear {
+    /// Reads `weight` (outputs, inputs) and `bias` (outputs).
+    pub fn load(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
+        Ok(Self { weight: w.get("weight", (outputs, inputs))?, bias: w.get("bias", outputs)? })
+    }
+
+    /// Reads `weight` alone.
+    pub fn load_no_bias(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
+        let weight = w.get("weight", (outputs, inputs))?;
+        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
+        Ok(Self { weight, bias })
+    }
+
+    /// x: (N, ..., inputs) -> (N, ..., outputs), N samples.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::linear(x, &self.weight, &self.bias)
+    }
+}
+
+/// Rows of a table by index.
+#[derive(Debug)]
+pub struct Embedding(Tensor);
+
+impl Embedding {
+    /// Reads `weight` (count, width).
+    pub fn load(count: usize, width: usize, w: &Weights) -> weights::Result<Self> {
+        Ok(Self(w.get("weight", (count, width))?))
+    }
+
+    /// ids: (N, L) u32 -> (N, L, width).
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let (n, l) = ids.dims2()?;
+        self.0.index_select(&ids.flatten_all()?, 0)?.reshape((n, l, self.0.dim(1)?))
+    }
+
+    /// The first `count` rows: (count, width).
+    pub fn first(&self, count: usize) -> Result<Tensor> {
+        self.0.narrow(0, 0, count)
+    }
+}

@@ -1,0 +1,52 @@
+//! Normalisations.
+
+use candle_core::{Result, Tensor};
+
+use crate::diffusion::kernels;
+use crate::diffusion::weights::{self, Weights};
+
+/// Group normalisation (Wu & He 2018) over (N, C, ...), with SiLU fused where a network asks for both.
+#[derive(Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias` (channels).
+    pub fn load(groups: usize, channels: usize, eps: f64, w: &Weights) -> weights::Result<Self> {
+        Ok(Self { weight: w.get("weight", channels)?, bias: w.get("bias", channels)?, groups, eps })
+    }
+
+    /// x: (N, C, ...) -> the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, kernels::After::Nothing)
+    }
+
+    /// SiLU of the normalised.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, kernels::After::Silu)
+    }
+}
+
+/// Layer normalisation over the last dimension.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias` (width).
+    pub fn load(width: usize, eps: f64, w: &Weights) -> weights::Result<Self> {
+        Ok(Self { weight: w.get("weight", width)?, bias: w.get("bias", width)?, eps: eps as f32 })
+    }
+
+    /// x: (..., width) -> the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps)
+    }
+}

@@ -1,0 +1,7 @@
+//! Text to vectors: tokenizers and the networks that read their tokens.
+
+mod clip;
+mod tokenizer;
+
+pub use clip::{ClipTextConfig, ClipTextModel};
+pub use tokenizer::{ClipTokenizer, Tokens};

@@ -1,0 +1,150 @@
+//! CLIP's byte-pair tokenizer, from `vocab.json` + `merges.txt` or `tokenizer.json`.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use crate::diffusion::weights::{Checkpoint, Error, Result};
+
+/// What CLIP takes for words (transformers `CLIPTokenizer`): marks, contractions, letters, single digits, the rest.
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Text to token ids.
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+    length: usize,
+}
+
+/// A prompt's tokens, filled up to the encoder's window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// As many as the window is long, start and end marks included.
+    pub ids: Vec<u32>,
+    /// Tokens that found no place.
+    pub cut: usize,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TokenizerConfig {
+    bos_token: Option<Value>,
+    eos_token: Option<Value>,
+    pad_token: Option<Value>,
+}
+
+impl std::fmt::Debug for ClipTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClipTokenizer").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl ClipTokenizer {
+    /// Reads `folder` of a checkpoint; `length` is the text encoder's window.
+    pub fn load(checkpoint: &Checkpoint, folder: &str, length: usize) -> Result<Self> {
+        let vocab = format!("{folder}/vocab.json");
+        let (tokenizer, source) = if checkpoint.has(&vocab) {
+            (from_vocab(checkpoint, folder)?, vocab)
+        } else {
+            let file = format!("{folder}/tokenizer.json");
+            let read = checkpoint.text(&file)?.parse::<Tokenizer>();
+            (read.map_err(|error| checkpoint.malformed(&file, error.to_string()))?, file)
+        };
+        let mut names = TokenizerConfig::default();
+        for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+            let file = format!("{folder}/{file}");
+            if checkpoint.has(&file) {
+                let read: TokenizerConfig = checkpoint.json(&file)?;
+                names = TokenizerConfig {
+                    bos_token: names.bos_token.or(read.bos_token),
+                    eos_token: names.eos_token.or(read.eos_token),
+                    pad_token: names.pad_token.or(read.pad_token),
+                };
+            }
+        }
+        let id = |token: &Option<Value>, default: &str| -> Result<u32> {
+            let name = token.as_ref().and_then(token_text).unwrap_or(default);
+            let missing = || checkpoint.malformed(&source, format!("it has no token `{name}`"));
+            tokenizer.token_to_id(name).ok_or_else(missing)
+        };
+        let end = id(&names.eos_token, "<|endoftext|>")?;
+        let start = id(&names.bos_token, "<|startoftext|>")?;
+        let pad = id(&names.pad_token, "<|endoftext|>")?;
+        if length < 3 {
+            return Err(checkpoint.malformed(folder, format!("a window of {length} tokens has no room for words")));
+        }
+        Ok(Self { tokenizer, start, end, pad, length })
+    }
+
+    /// The largest id it can give.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// Start mark, the prompt's tokens, end mark, padding: cut to the window as the reference cuts, keeping the marks.
+    ///
+    /// # Errors
+    /// None for valid text; the tokenizer's own word otherwise.
+    pub fn encode(&self, prompt: &str) -> Result<Tokens> {
+        let encoded = self
+            .tokenizer
+            .encode_fast(prompt, false)
+            .map_err(|error| Error::Malformed { file: "tokenizer".to_owned(), reason: error.to_string() })?;
+        let room = self.length - 2;
+        let words = encoded.get_ids();
+        let mut ids = vec![self.start];
+        ids.extend(words.iter().take(room));
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        Ok(Tokens { ids, cut: words.len().saturating_sub(room) })
+    }
+}
+
+fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content").and_then(Value::as_str))
+}
+
+fn from_vocab(checkpoint: &Checkpoint, folder: &str) -> Result<Tokenizer> {
+    let (vocab_file, merges_file) = (format!("{folder}/vocab.json"), format!("{folder}/merges.txt"));
+    let vocab: std::collections::HashMap<String, u32> = checkpoint.json(&vocab_file)?;
+    let merges = checkpoint.text(&merges_file)?;
+    let pair = |line: &str| -> Result<(String, String)> {
+        let (a, b) = line
+            .split_once(' ')
+            .ok_or_else(|| checkpoint.malformed(&merges_file, format!("line `{line}` is no pair")))?;
+        Ok((a.to_owned(), b.trim_end().to_owned()))
+    };
+    let lines = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+    let merges = lines.map(pair).collect::<Result<Vec<_>>>()?;
+    let failed = |error: tokenizers::Error| checkpoint.malformed(&merges_file, error.to_string());
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .end_of_word_suffix("</w>".to_owned())
+        .unk_token("<|endoftext|>".to_owned())
+        .build()
+        .map_err(failed)?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    let spaces = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ")
+        .map_err(failed)?;
+    let normalizer = Sequence::new(vec![
+        NormalizerWrapper::NFC(NFC),
+        NormalizerWrapper::Replace(spaces),
+        NormalizerWrapper::Lowercase(Lowercase),
+    ]);
+    tokenizer.with_normalizer(Some(normalizer)).map_err(failed)?;
+    let words =
+        Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true).map_err(failed)?;
+    tokenizer.with_pre_tokenizer(Some(PreSequence::new(vec![
+        PreTokenizerWrapper::Split(words),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)),
+    ])));
+    Ok(tokenizer)
+}

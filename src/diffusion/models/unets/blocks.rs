@@ -1,0 +1,154 @@
+//! Down, mid and up blocks.
+
+use candle_core::{Result, Tensor};
+
+use super::config::{Level, UNet2DConditionConfig};
+use super::resnet::{ResnetBlock, ResnetOptions};
+use super::transformer::Transformer2D;
+use crate::diffusion::models::layers::{Conv2d, upsample_nearest};
+use crate::diffusion::weights::{self, Weights};
+
+/// What every block reads beside its input.
+pub(super) struct Told<'a> {
+    /// (N, time_width), after its activation.
+    pub time: &'a Tensor,
+    /// (N, T, context).
+    pub context: &'a Tensor,
+}
+
+/// Residual blocks, each followed by a transformer where the level attends.
+#[derive(Debug)]
+struct Layers {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer2D>,
+}
+
+impl Layers {
+    fn step(&self, k: usize, x: &Tensor, told: &Told<'_>) -> Result<Tensor> {
+        let x = self.resnets[k].forward(x, Some(told.time))?;
+        match self.attentions.get(k) {
+            Some(attention) => attention.forward(&x, told.context),
+            None => Ok(x),
+        }
+    }
+}
+
+fn transformers(
+    count: usize,
+    level: &Level,
+    config: &UNet2DConditionConfig,
+    w: &Weights,
+) -> weights::Result<Vec<Transformer2D>> {
+    let load = |k| Transformer2D::load(level, config.norm_groups, config.linear_projection, &w.pp("attentions").pp(k));
+    (0..count).map(load).collect()
+}
+
+#[derive(Debug)]
+pub(super) struct DownBlock {
+    layers: Layers,
+    downsample: Option<Conv2d>,
+}
+
+impl DownBlock {
+    /// Block `k`, whose input has `inputs` channels.
+    pub(super) fn load(
+        k: usize,
+        inputs: usize,
+        config: &UNet2DConditionConfig,
+        options: ResnetOptions,
+        w: &Weights,
+    ) -> weights::Result<Self> {
+        let level = &config.levels[k];
+        let c = level.channels;
+        let resnet = |j: usize| ResnetBlock::load(if j == 0 { inputs } else { c }, c, options, &w.pp("resnets").pp(j));
+        let is_last = k + 1 == config.levels.len();
+        let attentions = if level.down_attends { level.layers } else { 0 };
+        let layers = Layers {
+            resnets: (0..level.layers).map(resnet).collect::<weights::Result<_>>()?,
+            attentions: transformers(attentions, level, config, w)?,
+        };
+        let downsample = || Conv2d::load_strided(c, c, 3, (2, 1), &w.pp("downsamplers.0.conv"));
+        Ok(Self { layers, downsample: (!is_last).then(downsample).transpose()? })
+    }
+
+    /// Pushes what the up path will take onto `skips`.
+    pub(super) fn forward(&self, x: Tensor, told: &Told<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let mut x = x;
+        for k in 0..self.layers.resnets.len() {
+            x = self.layers.step(k, &x, told)?;
+            skips.push(x.clone());
+        }
+        if let Some(conv) = &self.downsample {
+            x = conv.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct MidBlock {
+    first: ResnetBlock,
+    attention: Transformer2D,
+    second: ResnetBlock,
+}
+
+impl MidBlock {
+    pub(super) fn load(config: &UNet2DConditionConfig, options: ResnetOptions, w: &Weights) -> weights::Result<Self> {
+        let level = config.levels.last().expect("at least one level. This is a bug in unets.");
+        let resnet = |k: usize| ResnetBlock::load(level.channels, level.channels, options, &w.pp("resnets").pp(k));
+        Ok(Self {
+            first: resnet(0)?,
+            attention: Transformer2D::load(level, config.norm_groups, config.linear_projection, &w.pp("attentions.0"))?,
+            second: resnet(1)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, told: &Told<'_>) -> Result<Tensor> {
+        let x = self.first.forward(x, Some(told.time))?;
+        self.second.forward(&self.attention.forward(&x, told.context)?, Some(told.time))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct UpBlock {
+    layers: Layers,
+    upsample: Option<Conv2d>,
+}
+
+impl UpBlock {
+    /// The up block at the resolution of level `k`; `inputs` is the channel count coming from below, `skips` those of
+    /// the down path still on the stack, which it shortens by what it takes.
+    pub(super) fn load(
+        k: usize,
+        inputs: usize,
+        (config, options): (&UNet2DConditionConfig, ResnetOptions),
+        skips: &mut Vec<usize>,
+        w: &Weights,
+    ) -> weights::Result<Self> {
+        let level = &config.levels[k];
+        let (c, count) = (level.channels, level.layers + 1);
+        let mut resnets = Vec::with_capacity(count);
+        for j in 0..count {
+            let skip = skips.pop().expect("the down path pushed as many. This is a bug in unets.");
+            let from = if j == 0 { inputs } else { c };
+            resnets.push(ResnetBlock::load(from + skip, c, options, &w.pp("resnets").pp(j))?);
+        }
+        let attentions = transformers(if level.up_attends { count } else { 0 }, level, config, w)?;
+        let upsample = (k > 0).then(|| Conv2d::load(c, c, 3, &w.pp("upsamplers.0.conv"))).transpose()?;
+        Ok(Self { layers: Layers { resnets, attentions }, upsample })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, told: &Told<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+        let mut x = x;
+        for k in 0..self.layers.resnets.len() {
+            let skip = skips.pop().expect("the down path pushed as many. This is a bug in unets.");
+            x = self.layers.step(k, &Tensor::cat(&[&x, &skip], 1)?, told)?;
+        }
+        match (&self.upsample, skips.last()) {
+            // To the size of the map it will meet: odd sizes were rounded up on the way down.
+            (Some(conv), Some(skip)) => conv.forward(&upsample_nearest(&x, skip.dim(2)?, skip.dim(3)?)?),
+            _ => Ok(x),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Denoising U-Nets (Ronneberger et al. 2015; Ho et al. 2020; Rombach et al. 2022).
+
+mod blocks;
+mod config;
+mod resnet;
+mod transformer;
+mod unet_2d_condition;
+
+pub use config::UNet2DConditionConfig;
+pub(in crate::diffusion::models) use resnet::{ResnetBlock, ResnetOptions};
+pub use unet_2d_condition::UNet2DConditionModel;

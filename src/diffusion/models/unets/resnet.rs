@@ -1,0 +1,59 @@
+//! Residual block with the timestep added between its convolutions (diffusers `ResnetBlock2D`).
+
+use candle_core::{Result, Tensor};
+
+use crate::diffusion::models::layers::{Conv2d, GroupNorm, Linear};
+use crate::diffusion::weights::{self, Weights};
+
+#[derive(Debug)]
+pub(in crate::diffusion::models) struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+/// What blocks of one network share.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::diffusion::models) struct ResnetOptions {
+    pub groups: usize,
+    pub eps: f64,
+    /// Width of the time embedding; `None` in an autoencoder.
+    pub time_width: Option<usize>,
+}
+
+impl ResnetBlock {
+    pub(in crate::diffusion::models) fn load(
+        inputs: usize,
+        outputs: usize,
+        options: ResnetOptions,
+        w: &Weights,
+    ) -> weights::Result<Self> {
+        let ResnetOptions { groups, eps, time_width } = options;
+        Ok(Self {
+            norm1: GroupNorm::load(groups, inputs, eps, &w.pp("norm1"))?,
+            conv1: Conv2d::load(inputs, outputs, 3, &w.pp("conv1"))?,
+            time_emb_proj: time_width.map(|width| Linear::load(width, outputs, &w.pp("time_emb_proj"))).transpose()?,
+            norm2: GroupNorm::load(groups, outputs, eps, &w.pp("norm2"))?,
+            conv2: Conv2d::load(outputs, outputs, 3, &w.pp("conv2"))?,
+            conv_shortcut: (inputs != outputs)
+                .then(|| Conv2d::load(inputs, outputs, 1, &w.pp("conv_shortcut")))
+                .transpose()?,
+        })
+    }
+
+    /// x: (N, inputs, H, W), time: (N, time_width) after its activation -> (N, outputs, H, W).
+    pub(in crate::diffusion::models) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
+        if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
+            h = h.broadcast_add(&proj.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
+        }
+        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
+        match &self.conv_shortcut {
+            Some(conv) => conv.forward(x)? + h,
+            None => x + h,
+        }
+    }
+}
