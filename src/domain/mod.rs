@@ -3,6 +3,7 @@
 //! Does no I/O, holds no tensors and knows no async: every other room may import this one, and it imports none.
 
 mod artifact;
+mod device;
 mod error;
 mod event;
 mod ids;
@@ -13,11 +14,12 @@ mod sampling;
 mod timestamp;
 
 pub use artifact::{Artifact, ImageFormat};
+pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};
 pub use ids::{JobId, ModelId, ParseIdError, WorkerId};
 pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, Transition};
 pub use model::{LatentRgb, ModelDefaults, ModelInfo};
-pub use request::{GenerationRequest, Limits, OutputOptions, Priority, RequestDraft};
+pub use request::{GenerationRequest, Limits, MAX_SEED, OutputOptions, Priority, RequestDraft};
 pub use sampling::{SamplerKind, SigmaSchedule};
 pub use timestamp::{Clock, ManualClock, SystemClock, Timestamp};

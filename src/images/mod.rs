@@ -1,37 +1,30 @@
 //! RGB buffers and their encodings: PNG (with generation parameters), JPEG, WebP. No tensors, no files.
 
-/// 8-bit RGB pixels, row by row from the top left.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RgbImage {
-    width: u32,
-    height: u32,
-    pixels: Vec<u8>,
+mod decode;
+mod encode;
+mod parameters;
+mod rgb;
+
+pub use decode::decode;
+pub use encode::{PictureInfo, encode};
+pub use parameters::describe;
+pub use rgb::RgbImage;
+
+/// What can go wrong with a picture's bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An encoder refused.
+    #[error("cannot encode the picture as {format}: {reason}")]
+    Encode {
+        /// Which encoding.
+        format: crate::domain::ImageFormat,
+        /// The encoder's word.
+        reason: String,
+    },
+    /// The bytes are no picture of that kind.
+    #[error("cannot decode the picture: {0}")]
+    Decode(String),
 }
 
-impl RgbImage {
-    /// Wraps `width * height * 3` bytes; `None` when there are not as many.
-    pub fn from_pixels(width: u32, height: u32, pixels: Vec<u8>) -> Option<Self> {
-        (pixels.len() as u64 == u64::from(width) * u64::from(height) * 3).then_some(Self { width, height, pixels })
-    }
-
-    /// In pixels.
-    pub fn width(&self) -> u32 {
-        self.width
-    }
-
-    /// In pixels.
-    pub fn height(&self) -> u32 {
-        self.height
-    }
-
-    /// `width * height * 3` bytes.
-    pub fn pixels(&self) -> &[u8] {
-        &self.pixels
-    }
-}
-
-impl std::fmt::Debug for RgbImage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RgbImage({}x{})", self.width, self.height)
-    }
-}
+/// Of this room.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,117 +1,43 @@
 //! The step loop on one device: admit, batch, evaluate, advance, decode. One plain thread; no tokio, no store.
 //!
 //! Commands come in by a bounded channel, events go out through an [`EventSink`]. A sample owns its latents, history,
-//! noise generator and position; a batch is a throw-away view of samples.
+//! noise generator and position; a batch is a throw-away view of samples. A batch whose forward fails is evaluated again
+//! sample by sample, so that only the guilty job fails.
 
-use std::sync::Arc;
+mod events;
+mod fault;
+mod sample;
+mod step_loop;
+mod thread;
 
-use crate::domain::{ErrorCode, GenerationRequest, JobId};
-use crate::images::RgbImage;
+pub use events::{BatchReport, EngineEvent, EngineJob, EngineTimings, EventSink};
+pub use fault::{Fault, FaultHook, FaultPoint};
+pub use thread::{EngineHandle, EngineStopped, draw, start};
 
-/// A job for the engine.
-#[derive(Clone, Debug)]
-pub struct EngineJob {
-    /// Whose pictures.
-    pub id: JobId,
-    /// What to draw.
-    pub request: Arc<GenerationRequest>,
+use crate::diffusion::batching::BatchCaps;
+
+/// How an engine works.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Bounds of one forward.
+    pub caps: BatchCaps,
+    /// A preview every so many steps; 0: none.
+    pub preview_every: u32,
+    /// For tests: makes named points fail.
+    pub fault: Option<FaultHook>,
 }
 
-/// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.
-#[derive(Debug)]
-pub enum EngineEvent {
-    /// The job's prompt is encoded and its samples are aboard.
-    Started {
-        /// Whose.
-        job: JobId,
-        /// What the client should know, such as a prompt that was cut.
-        warnings: Vec<String>,
-    },
-    /// One picture took a step.
-    Progress {
-        /// Whose.
-        job: JobId,
-        /// Which picture.
-        image: u32,
-        /// Steps taken.
-        step: u32,
-        /// Steps in all.
-        total: u32,
-    },
-    /// How one picture looks now.
-    Preview {
-        /// Whose.
-        job: JobId,
-        /// Which picture.
-        image: u32,
-        /// Steps taken.
-        step: u32,
-        /// Small: one pixel a latent pixel.
-        picture: RgbImage,
-    },
-    /// One picture is drawn.
-    Image {
-        /// Whose.
-        job: JobId,
-        /// Which picture.
-        image: u32,
-        /// Full size.
-        picture: RgbImage,
-    },
-    /// All of the job's pictures were told.
-    Finished {
-        /// Whose.
-        job: JobId,
-        /// Where the time went.
-        timings: EngineTimings,
-    },
-    /// The job cannot be drawn.
-    Failed {
-        /// Whose.
-        job: JobId,
-        /// In a word.
-        code: ErrorCode,
-        /// As a sentence.
-        message: String,
-    },
-    /// The job was left as asked.
-    Cancelled {
-        /// Whose.
-        job: JobId,
-    },
-    /// One forward ran.
-    Batch(BatchReport),
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 }, preview_every: 4, fault: None }
+    }
 }
 
-/// Where a job's time went on the device, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineTimings {
-    /// Prompt encoding.
-    pub encode_ms: u64,
-    /// First step to last.
-    pub denoise_ms: u64,
-    /// VAE decoding.
-    pub decode_ms: u64,
+impl std::fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineOptions")
+            .field("caps", &self.caps)
+            .field("preview_every", &self.preview_every)
+            .finish_non_exhaustive()
+    }
 }
-
-/// One forward, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchReport {
-    /// Rows of the forward (a guided sample has two).
-    pub rows: u32,
-    /// Samples aboard.
-    pub samples: u32,
-    /// Jobs they belong to.
-    pub jobs: u32,
-    /// Pictures' width, in pixels.
-    pub width: u32,
-    /// Pictures' height, in pixels.
-    pub height: u32,
-    /// The step count the samples share, when they do.
-    pub steps: Option<u32>,
-    /// How long the forward and the update took.
-    pub micros: u64,
-}
-
-/// Where an engine's events go. `Progress`, `Preview` and `Batch` may be dropped by a full receiver; the others must not.
-pub type EventSink = Box<dyn FnMut(EngineEvent) + Send>;

@@ -1,9 +1,18 @@
 //! One file per model family behind trait [`Pipeline`]: text to conditioning, one batched network evaluation, latents to
 //! pictures. Guidance and the sampler's arithmetic belong to the engine, the networks themselves to `models`.
 
+mod builtin;
+mod card;
+mod registry;
+mod stable_diffusion;
+
+pub use registry::{ModelSource, load};
+pub use stable_diffusion::StableDiffusion;
+
 use candle_core::Tensor;
 
-use crate::diffusion::samplers::SamplingPlan;
+use crate::diffusion::samplers::{self, SamplingPlan};
+use crate::diffusion::{models, weights};
 use crate::domain::{GenerationRequest, ModelInfo};
 use crate::images::RgbImage;
 
@@ -54,9 +63,42 @@ pub trait Pipeline: Send + Sync {
     fn preview(&self, latents: &Tensor) -> Result<Option<RgbImage>>;
 }
 
-/// What can go wrong while drawing.
+/// What can go wrong while loading or drawing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Weights(#[from] weights::Error),
+    /// A network's configuration or files.
+    #[error("{file}: {source}")]
+    Network {
+        /// Which component of which checkpoint.
+        file: String,
+        /// What is wrong.
+        source: models::Error,
+    },
+    /// The scheduler's configuration, or what a request asks of it.
+    #[error(transparent)]
+    Sampling(#[from] samplers::Error),
+    /// A checkpoint of a kind that is not supported, or whose parts do not fit together.
+    #[error("{file}: {reason}")]
+    Unsupported {
+        /// Which file.
+        file: String,
+        /// What is wrong and what is supported.
+        reason: String,
+    },
+    /// The device cannot be used.
+    #[error("device `{device}` cannot be used: {reason}")]
+    Device {
+        /// As configured.
+        device: String,
+        /// The tensor library's word.
+        reason: String,
+    },
+    /// A network failed.
+    #[error(transparent)]
+    Model(#[from] models::Error),
     /// The tensor library refused or ran out of something.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -1,1 +1,202 @@
-//!
+//! The step loop: that a batch never changes a picture, and that one job's end disturbs nobody.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use darkroom::diffusion::engine::{self, EngineEvent, EngineHandle, EngineJob, EngineOptions, Fault, FaultPoint, draw};
+use darkroom::domain::{ErrorCode, GenerationRequest, JobId, RequestDraft};
+use darkroom::images::RgbImage;
+
+use crate::support::drafts::{checked, draft, pipeline};
+
+/// Runs jobs together in one engine, admitted before its first step; `on_event` may talk to the engine.
+fn run_together(
+    requests: &[(JobId, GenerationRequest)],
+    options: EngineOptions,
+    mut on_event: impl FnMut(&EngineHandle, &EngineEvent),
+) -> Vec<EngineEvent> {
+    let (sender, receiver): (_, Receiver<EngineEvent>) = sync_channel(100_000);
+    let pipelines = vec![pipeline("tiny-sd"), pipeline("tiny-sd2")];
+    // The engine stands still until every job is in its channel: batches are then the same on every run.
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let waiting = gate.clone();
+    let hook = options.fault.clone();
+    let fault: engine::FaultHook = Arc::new(move |job, point| {
+        if point == FaultPoint::Encode {
+            drop(waiting.lock());
+        }
+        hook.as_ref().map_or(Fault::None, |hook| hook(job, point))
+    });
+    let options = EngineOptions { fault: Some(fault), ..options };
+    let sink = Box::new(move |event| sender.send(event).unwrap());
+    let handle = engine::start(pipelines, options, sink).unwrap();
+    let jobs = requests.iter().map(|(id, request)| EngineJob { id: *id, request: Arc::new(request.clone()) });
+    handle.admit(jobs.collect()).unwrap();
+    drop(held);
+    let (mut events, mut ended) = (Vec::new(), 0);
+    while ended < requests.len() {
+        let event = receiver.recv().expect("the engine lives until every job has ended");
+        on_event(&handle, &event);
+        let last =
+            matches!(event, EngineEvent::Finished { .. } | EngineEvent::Failed { .. } | EngineEvent::Cancelled { .. });
+        ended += usize::from(last);
+        events.push(event);
+    }
+    handle.stop();
+    assert!(!handle.is_alive());
+    events
+}
+
+fn pictures(events: &[EngineEvent]) -> HashMap<(JobId, u32), RgbImage> {
+    let picture = |event: &EngineEvent| match event {
+        EngineEvent::Image { job, image, picture } => Some(((*job, *image), picture.clone())),
+        _ => None,
+    };
+    events.iter().filter_map(picture).collect()
+}
+
+fn alone(request: &GenerationRequest) -> Vec<RgbImage> {
+    draw(pipeline(request.model().as_str()), request.clone(), EngineOptions::default(), |_| {}).unwrap()
+}
+
+fn job(draft: RequestDraft) -> (JobId, GenerationRequest) {
+    (JobId::generate(), checked(draft, pipeline("tiny-sd").as_ref()))
+}
+
+/// Sixteen jobs of one group that differ in all that may differ: prompt, seed, sampler, guidance, number of pictures.
+fn sixteen() -> Vec<(JobId, GenerationRequest)> {
+    let samplers = ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"];
+    let make = |k: usize| RequestDraft {
+        guidance_scale: Some([1.0, 3.0, 7.5][k % 3]),
+        sampler: Some(samplers[k % 5].to_owned()),
+        eta: Some(if k % 2 == 0 { 0.5 } else { 0.0 }),
+        num_images: Some(1 + (k % 4 == 3) as i64),
+        ..draft(&format!("picture number {k}"), 1000 + k as u64)
+    };
+    (0..16).map(|k| job(make(k))).collect()
+}
+
+#[test]
+fn a_picture_is_the_same_alone_and_among_fifteen_others() {
+    let jobs = sixteen();
+    let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+    let together = pictures(&events);
+    let largest = events.iter().filter_map(|event| match event {
+        EngineEvent::Batch(report) => Some((report.jobs, report.rows)),
+        _ => None,
+    });
+    assert_eq!(largest.max(), largest_expected(&jobs));
+    for (id, request) in &jobs {
+        for (image, picture) in alone(request).into_iter().enumerate() {
+            assert!(together[&(*id, image as u32)] == picture, "{} image {image}", request.prompt());
+        }
+    }
+}
+
+/// The batcher fills the first forward up to 32 rows, in order of arrival.
+fn largest_expected(jobs: &[(JobId, GenerationRequest)]) -> Option<(u32, u32)> {
+    let (mut rows, mut aboard) = (0, 0);
+    for (_, request) in jobs {
+        if rows + request.rows() > 32 {
+            break;
+        }
+        rows += request.rows();
+        aboard += 1;
+    }
+    Some((aboard, rows)).filter(|_| aboard > 4)
+}
+
+#[test]
+fn a_cancelled_neighbour_changes_nothing_and_leaves_at_the_next_step() {
+    let jobs = sixteen();
+    let leaving = jobs[5].0;
+    // Held in the second step's evaluation until the cancel is in the engine's channel.
+    let (told, heard) = sync_channel::<()>(1);
+    let heard = Mutex::new(heard);
+    let hook: engine::FaultHook = Arc::new(move |job, point| {
+        if job == leaving && matches!(point, FaultPoint::Evaluate { step: 1, .. }) {
+            let _ = heard.lock().unwrap().recv_timeout(std::time::Duration::from_secs(10));
+        }
+        Fault::None
+    });
+    let options = EngineOptions { fault: Some(hook), ..EngineOptions::default() };
+    let events = run_together(&jobs, options, |handle, event| {
+        if matches!(event, EngineEvent::Progress { job, step: 1, .. } if *job == leaving) {
+            handle.cancel(leaving);
+            let _ = told.try_send(());
+        }
+    });
+    let steps =
+        events.iter().filter(|event| matches!(event, EngineEvent::Progress { job, .. } if *job == leaving)).count();
+    // The hook is asked twice a step: before the forward, where it waits, and after it.
+    assert!(steps <= 2, "it took {steps} of 4 steps");
+    assert!(events.iter().any(|event| matches!(event, EngineEvent::Cancelled { job } if *job == leaving)));
+    let together = pictures(&events);
+    for (id, request) in jobs.iter().filter(|(id, _)| *id != leaving) {
+        assert!(together[&(*id, 0)] == alone(request)[0], "{}", request.prompt());
+    }
+}
+
+#[test]
+fn one_guilty_job_fails_alone_whatever_its_fault() {
+    let faults = [
+        (Fault::Error, ErrorCode::GenerationFailed),
+        (Fault::Panic, ErrorCode::Internal),
+        (Fault::NotANumber, ErrorCode::GenerationFailed),
+        (Fault::OutOfMemory, ErrorCode::OutOfMemory),
+    ];
+    for (fault, code) in faults {
+        let jobs = sixteen();
+        let guilty = jobs[2].0;
+        let hook: engine::FaultHook = Arc::new(move |job, point| match point {
+            FaultPoint::Evaluate { step: 1, .. } if job == guilty => fault,
+            _ => Fault::None,
+        });
+        let events = run_together(&jobs, EngineOptions { fault: Some(hook), ..EngineOptions::default() }, |_, _| {});
+        let failed: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                EngineEvent::Failed { job, code, .. } => Some((*job, *code)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(failed, [(guilty, code)], "{fault:?}");
+        let together = pictures(&events);
+        for (id, request) in jobs.iter().filter(|(id, _)| *id != guilty) {
+            assert!(together[&(*id, 0)] == alone(request)[0], "{fault:?} {}", request.prompt());
+        }
+    }
+}
+
+#[test]
+fn groups_are_of_one_model_resolution_and_step_count() {
+    let make = |k: usize| RequestDraft {
+        steps: Some([3, 5][k % 2]),
+        width: Some([16, 32][(k / 2) % 2]),
+        ..draft("a house", k as u64)
+    };
+    let jobs: Vec<_> = (0..12).map(|k| job(make(k))).collect();
+    let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+    for event in &events {
+        if let EngineEvent::Batch(report) = event {
+            assert!(matches!(report.steps, Some(3 | 5)), "{report:?}");
+            assert!(matches!(report.width, 16 | 32) && report.height == 16, "{report:?}");
+            assert_eq!(report.samples, 3, "{report:?}");
+        }
+    }
+    assert_eq!(pictures(&events).len(), 12);
+}
+
+#[test]
+fn a_prompt_that_is_cut_is_told() {
+    let long = "word ".repeat(60);
+    let jobs = [job(draft(&long, 1)), job(draft("short", 1))];
+    let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+    for event in events {
+        if let EngineEvent::Started { job, warnings } = event {
+            assert_eq!(warnings.len(), usize::from(job == jobs[0].0), "{warnings:?}");
+        }
+    }
+}

@@ -6,3 +6,6 @@ mod noise;
 // Levels and trajectories of every sampler.
 mod networks;
 mod samplers;
+
+// Whole pictures, per sampler.
+mod pipeline;

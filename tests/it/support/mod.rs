@@ -1,1 +1,3 @@
-//!
+//! TestApp and builders.
+
+pub mod drafts;

@@ -1,0 +1,114 @@
+//! What goes into an engine and what comes out.
+
+use std::sync::Arc;
+
+use crate::domain::{ErrorCode, GenerationRequest, JobId};
+use crate::images::RgbImage;
+
+/// A job for the engine.
+#[derive(Clone, Debug)]
+pub struct EngineJob {
+    /// Whose pictures.
+    pub id: JobId,
+    /// What to draw.
+    pub request: Arc<GenerationRequest>,
+}
+
+/// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// The job's prompt is encoded and its samples are aboard.
+    Started {
+        /// Whose.
+        job: JobId,
+        /// What the client should know, such as a prompt that was cut.
+        warnings: Vec<String>,
+    },
+    /// One picture took a step.
+    Progress {
+        /// Whose.
+        job: JobId,
+        /// Which picture.
+        image: u32,
+        /// Steps taken.
+        step: u32,
+        /// Steps in all.
+        total: u32,
+    },
+    /// How one picture looks now.
+    Preview {
+        /// Whose.
+        job: JobId,
+        /// Which picture.
+        image: u32,
+        /// Steps taken.
+        step: u32,
+        /// Small: one pixel a latent pixel.
+        picture: RgbImage,
+    },
+    /// One picture is drawn.
+    Image {
+        /// Whose.
+        job: JobId,
+        /// Which picture.
+        image: u32,
+        /// Full size.
+        picture: RgbImage,
+    },
+    /// All of the job's pictures were told.
+    Finished {
+        /// Whose.
+        job: JobId,
+        /// Where the time went.
+        timings: EngineTimings,
+    },
+    /// The job cannot be drawn.
+    Failed {
+        /// Whose.
+        job: JobId,
+        /// In a word.
+        code: ErrorCode,
+        /// As a sentence.
+        message: String,
+    },
+    /// The job was left as asked.
+    Cancelled {
+        /// Whose.
+        job: JobId,
+    },
+    /// One forward ran.
+    Batch(BatchReport),
+}
+
+/// Where a job's time went on the device, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineTimings {
+    /// Prompt encoding.
+    pub encode_ms: u64,
+    /// First step to last.
+    pub denoise_ms: u64,
+    /// VAE decoding.
+    pub decode_ms: u64,
+}
+
+/// One forward, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Rows of the forward (a guided sample has two).
+    pub rows: u32,
+    /// Samples aboard.
+    pub samples: u32,
+    /// Jobs they belong to.
+    pub jobs: u32,
+    /// Pictures' width, in pixels.
+    pub width: u32,
+    /// Pictures' height, in pixels.
+    pub height: u32,
+    /// The step count the samples share, when they do.
+    pub steps: Option<u32>,
+    /// How long the forward and the update took.
+    pub micros: u64,
+}
+
+/// Where an engine's events go. `Progress`, `Preview` and `Batch` may be dropped by a full receiver; the others must not.
+pub type EventSink = Box<dyn FnMut(EngineEvent) + Send>;

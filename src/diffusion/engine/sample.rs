@@ -1,0 +1,144 @@
+//! One picture in progress: all that a step reads and writes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::diffusion::batching::{Branch, SampleMeta};
+use crate::diffusion::noise::TorchCpuGenerator;
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Result};
+use crate::diffusion::samplers::{PlanStep, SamplingPlan};
+use crate::domain::{GenerationRequest, JobId};
+
+/// What a job's samples share.
+pub(super) struct Told {
+    pub plan: SamplingPlan,
+    pub cond: Conditioning,
+    /// Only when guided.
+    pub uncond: Option<Conditioning>,
+}
+
+pub(super) struct SampleState {
+    pub job: JobId,
+    pub image: u32,
+    pub meta: SampleMeta,
+    pub told: Arc<Told>,
+    guidance_scale: f64,
+    step_index: usize,
+    /// (1, C, h, w) f32.
+    latents: Tensor,
+    /// Earlier denoised samples, the latest first.
+    history: VecDeque<Tensor>,
+    noise: TorchCpuGenerator,
+}
+
+impl SampleState {
+    /// Draws the first latents from the sample's own seed, as diffusers does: one draw of (C, h, w) normals.
+    pub(super) fn begin(
+        (job, image): (JobId, u32),
+        meta: SampleMeta,
+        told: Arc<Told>,
+        request: &GenerationRequest,
+        pipeline: &dyn Pipeline,
+    ) -> Result<Self> {
+        let mut noise = TorchCpuGenerator::new(request.image_seed(image));
+        let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
+        let guidance_scale = request.guidance_scale();
+        Ok(Self { job, image, meta, told, guidance_scale, step_index: 0, latents, history: VecDeque::new(), noise })
+    }
+
+    pub(super) fn steps_taken(&self) -> u32 {
+        self.step_index as u32
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.step_index == self.told.plan.steps.len()
+    }
+
+    pub(super) fn latents(&self) -> &Tensor {
+        &self.latents
+    }
+
+    fn step(&self) -> &PlanStep {
+        &self.told.plan.steps[self.step_index]
+    }
+
+    pub(super) fn timestep(&self) -> f64 {
+        self.step().timestep
+    }
+
+    /// What the network is shown: (1, C, h, w).
+    pub(super) fn network_input(&self) -> Result<Tensor> {
+        Ok((&self.latents * self.step().input_scale)?)
+    }
+
+    pub(super) fn hidden_states(&self, branch: Branch) -> &Tensor {
+        match (&self.told.uncond, branch) {
+            (Some(uncond), Branch::Uncond) => &uncond.hidden_states,
+            _ => &self.told.cond.hidden_states,
+        }
+    }
+
+    /// Takes one step with the network's outputs for its rows (conditional first), each (1, C, h, w).
+    pub(super) fn advance(&mut self, outputs: &[Tensor], pipeline: &dyn Pipeline) -> Result<()> {
+        let output = match outputs {
+            [cond, uncond] => (uncond + ((cond - uncond)? * self.guidance_scale)?)?,
+            [cond] => cond.clone(),
+            _ => unreachable!("a sample has one row or two. This is a bug in engine."),
+        };
+        let step = self.told.plan.steps[self.step_index].clone();
+        let from = step.denoised_from;
+        let mut denoised = combine(&[(from.sample, &self.latents), (from.output, &output)])?;
+        if let Some(range) = step.clip_denoised {
+            denoised = denoised.clamp(-range as f32, range as f32)?;
+        }
+        let mut terms = vec![(step.sample, &self.latents), (step.denoised, &denoised), (step.output, &output)];
+        terms.extend(step.history.iter().copied().zip(&self.history));
+        let mut next = combine(&terms)?;
+        if step.noise != 0.0 {
+            let fresh = draw(&mut self.noise, self.meta.key.latent_shape, pipeline)?;
+            next = (next + (fresh * step.noise)?)?;
+        }
+        self.latents = next;
+        self.history.push_front(denoised);
+        self.history.truncate(self.told.plan.history_len());
+        self.step_index += 1;
+        Ok(())
+    }
+
+    /// For tests: spoils the sample.
+    pub(super) fn spoil(&mut self) -> Result<()> {
+        self.latents = (&self.latents * f64::NAN)?;
+        Ok(())
+    }
+
+    /// Whether all its numbers are numbers.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        // One NaN or infinity makes the sum of squares one.
+        Ok(self.latents.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite())
+    }
+}
+
+/// Standard normal noise of one sample: (1, C, h, w). The generator runs on the CPU wherever the network does.
+fn draw(noise: &mut TorchCpuGenerator, (c, h, w): (usize, usize, usize), pipeline: &dyn Pipeline) -> Result<Tensor> {
+    let mut values = vec![0f32; c * h * w];
+    noise.standard_normal(&mut values);
+    Ok(Tensor::from_vec(values, (1, c, h, w), pipeline.device())?)
+}
+
+/// The sum of `weight * tensor`; terms of weight 0 are left out, so a NaN there does not count.
+fn combine(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (weight, tensor) in terms.iter().filter(|(weight, _)| *weight != 0.0) {
+        let term = (*tensor * *weight)?;
+        sum = Some(match sum {
+            None => term,
+            Some(sum) => (sum + term)?,
+        });
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => Ok(terms[0].1.zeros_like()?),
+    }
+}

@@ -1,0 +1,335 @@
+//! The loop itself: schedule, evaluate, advance.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::EngineOptions;
+use super::events::{BatchReport, EngineEvent, EngineJob, EngineTimings, EventSink};
+use super::fault::{Fault, FaultPoint};
+use super::sample::{SampleState, Told};
+use crate::diffusion::batching::{BatchKey, Batcher, SampleId, SampleMeta, StepBatch};
+use crate::diffusion::pipelines::{Pipeline, StepInputs};
+use crate::domain::{ErrorCode, JobId, ModelId};
+
+/// Why a job cannot go on.
+struct Refusal {
+    code: ErrorCode,
+    message: String,
+}
+
+impl Refusal {
+    fn failed(message: impl ToString) -> Self {
+        let message = message.to_string();
+        // candle tells a full device by its message alone: CUDA's error name, or the allocator's words.
+        let full = ["OUT_OF_MEMORY", "out of memory"].iter().any(|words| message.contains(words));
+        Self { code: if full { ErrorCode::OutOfMemory } else { ErrorCode::GenerationFailed }, message }
+    }
+}
+
+struct JobState {
+    pending: u32,
+    timings: EngineTimings,
+    first_step: Option<Instant>,
+}
+
+/// Everything one engine knows.
+pub(super) struct StepLoop {
+    pipelines: HashMap<ModelId, Arc<dyn Pipeline>>,
+    options: EngineOptions,
+    sink: EventSink,
+    batcher: Batcher,
+    samples: BTreeMap<SampleId, SampleState>,
+    jobs: HashMap<JobId, JobState>,
+    next_sample: u64,
+}
+
+impl StepLoop {
+    pub(super) fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
+        let batcher = Batcher::grouped(options.caps);
+        let pipelines = pipelines.into_iter().map(|pipeline| (pipeline.info().id.clone(), pipeline)).collect();
+        Self { pipelines, options, sink, batcher, samples: BTreeMap::new(), jobs: HashMap::new(), next_sample: 0 }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// One tick: one model evaluation for the samples whose turn it is.
+    pub(super) fn tick(&mut self) {
+        let Some(batch) = self.schedule() else { return };
+        let began = Instant::now();
+        let outcomes = self.evaluate_and_advance(&batch);
+        self.report(&batch, began);
+        self.settle(outcomes);
+    }
+
+    fn schedule(&mut self) -> Option<StepBatch> {
+        let waiting: Vec<SampleMeta> = self.samples.values().map(|sample| sample.meta.clone()).collect();
+        self.batcher.next(&waiting)
+    }
+
+    // Admission --------------------------------------------------------------------------------------------------
+
+    pub(super) fn admit(&mut self, job: &EngineJob) {
+        let result = caught(|| self.try_admit(job));
+        if let Err(refusal) = result {
+            self.fail(job.id, refusal);
+        }
+    }
+
+    fn try_admit(&mut self, job: &EngineJob) -> Result<(), Refusal> {
+        let request = &job.request;
+        let unknown = || Refusal {
+            code: ErrorCode::ModelNotFound,
+            message: format!("model `{}` is not loaded here", request.model()),
+        };
+        let pipeline = self.pipelines.get(request.model()).ok_or_else(unknown)?.clone();
+        self.provoke(job.id, FaultPoint::Encode)?;
+        let began = Instant::now();
+        let cond = pipeline.encode_prompt(request.prompt()).map_err(Refusal::failed)?;
+        let uncond = request
+            .is_guided()
+            .then(|| pipeline.encode_prompt(request.negative_prompt()))
+            .transpose()
+            .map_err(Refusal::failed)?;
+        let plan = pipeline
+            .plan(request)
+            .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
+        let mut warnings = cond.warnings.clone();
+        warnings.extend(uncond.iter().flat_map(|uncond| uncond.warnings.iter().cloned()));
+        let key = BatchKey {
+            model: request.model().clone(),
+            latent_shape: pipeline.latent_shape(request.width(), request.height()),
+            tokens: cond.hidden_states.dim(1).map_err(Refusal::failed)?,
+        };
+        let told = Arc::new(Told { plan, cond, uncond });
+        let encode_ms = began.elapsed().as_millis() as u64;
+        for image in 0..request.num_images() {
+            let meta = SampleMeta {
+                id: SampleId(self.next_sample),
+                key: key.clone(),
+                steps: request.steps(),
+                rows: if request.is_guided() { 2 } else { 1 },
+                pixels: u64::from(request.width()) * u64::from(request.height()),
+            };
+            self.next_sample += 1;
+            let id = meta.id;
+            let sample = SampleState::begin((job.id, image), meta, told.clone(), request, pipeline.as_ref())
+                .map_err(Refusal::failed)?;
+            self.samples.insert(id, sample);
+        }
+        let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
+        self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
+        (self.sink)(EngineEvent::Started { job: job.id, warnings });
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, job: JobId) {
+        if self.forget(job) {
+            (self.sink)(EngineEvent::Cancelled { job });
+        }
+    }
+
+    fn forget(&mut self, job: JobId) -> bool {
+        self.samples.retain(|_, sample| sample.job != job);
+        self.jobs.remove(&job).is_some()
+    }
+
+    fn fail(&mut self, job: JobId, Refusal { code, message }: Refusal) {
+        self.forget(job);
+        (self.sink)(EngineEvent::Failed { job, code, message });
+    }
+
+    // One evaluation ---------------------------------------------------------------------------------------------
+
+    /// Evaluates and advances the whole batch; when that fails, each of its samples alone, so that the guilty one is
+    /// found. Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
+    fn evaluate_and_advance(&mut self, batch: &StepBatch) -> Vec<(SampleId, Result<(), Refusal>)> {
+        let ids: Vec<SampleId> = batch.samples().collect();
+        let now = Instant::now();
+        for id in &ids {
+            let job = self.samples[id].job;
+            if let Some(state) = self.jobs.get_mut(&job) {
+                state.first_step.get_or_insert(now);
+            }
+        }
+        let together = caught(|| self.evaluate(&batch.key, &ids));
+        match together {
+            Ok(outputs) => self.advance(&ids, outputs),
+            Err(refusal) if ids.len() > 1 => {
+                if refusal.code == ErrorCode::OutOfMemory {
+                    self.batcher.halve();
+                }
+                tracing::warn!(samples = ids.len(), reason = %refusal.message, "a batch failed; evaluating its samples one by one");
+                ids.iter()
+                    .flat_map(|id| match caught(|| self.evaluate(&batch.key, &[*id])) {
+                        Ok(outputs) => self.advance(&[*id], outputs),
+                        Err(refusal) => vec![(*id, Err(refusal))],
+                    })
+                    .collect()
+            }
+            Err(refusal) => vec![(ids[0], Err(refusal))],
+        }
+    }
+
+    /// The network's outputs for each sample's rows: one forward for all of them.
+    fn evaluate(&self, key: &BatchKey, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
+        for id in ids {
+            let sample = &self.samples[id];
+            self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
+        }
+        let pipeline = &self.pipelines[&key.model];
+        let (mut latents, mut timesteps, mut words) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            let sample = &self.samples[id];
+            let input = sample.network_input().map_err(Refusal::failed)?;
+            for branch in branches(&sample.meta) {
+                latents.push(input.clone());
+                timesteps.push(sample.timestep());
+                words.push(sample.hidden_states(*branch).clone());
+            }
+        }
+        let forward = || -> Result<Tensor, Refusal> {
+            let latents = Tensor::cat(&latents, 0).map_err(Refusal::failed)?;
+            let hidden_states = Tensor::cat(&words, 0).map_err(Refusal::failed)?;
+            let inputs = StepInputs { latents: &latents, timesteps: &timesteps, hidden_states: &hidden_states };
+            pipeline.denoise(&inputs).map_err(Refusal::failed)
+        };
+        let out = forward()?;
+        let mut row = 0;
+        let mut take = |id: &SampleId| -> Result<Vec<Tensor>, Refusal> {
+            let count = self.samples[id].meta.rows as usize;
+            let rows = (row..row + count).map(|k| out.narrow(0, k, 1)).collect::<candle_core::Result<_>>();
+            row += count;
+            rows.map_err(Refusal::failed)
+        };
+        ids.iter().map(&mut take).collect()
+    }
+
+    fn advance(&mut self, ids: &[SampleId], outputs: Vec<Vec<Tensor>>) -> Vec<(SampleId, Result<(), Refusal>)> {
+        let mut outcomes = Vec::new();
+        for (id, outputs) in ids.iter().zip(outputs) {
+            let Some(sample) = self.samples.get_mut(id) else { continue };
+            let pipeline = self.pipelines[&sample.meta.key.model].clone();
+            let point = FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() };
+            let spoiled = self.options.fault.as_ref().is_some_and(|hook| hook(sample.job, point) == Fault::NotANumber);
+            let step = caught(|| {
+                sample.advance(&outputs, pipeline.as_ref()).map_err(Refusal::failed)?;
+                if spoiled { sample.spoil().map_err(Refusal::failed) } else { Ok(()) }
+            });
+            outcomes.push((*id, step));
+        }
+        outcomes
+    }
+
+    // What follows a step ----------------------------------------------------------------------------------------
+
+    fn report(&mut self, batch: &StepBatch, began: Instant) {
+        let ids: Vec<SampleId> = batch.samples().collect();
+        let aboard = || ids.iter().filter_map(|id| self.samples.get(id));
+        let jobs: HashSet<JobId> = aboard().map(|sample| sample.job).collect();
+        let steps: HashSet<u32> = aboard().map(|sample| sample.meta.steps).collect();
+        let (_, h, w) = batch.key.latent_shape;
+        let pixels = aboard().next().map_or(0, |sample| sample.meta.pixels);
+        // Width and height follow from the pixels and the latents' proportions.
+        let factor = ((pixels as f64) / ((h * w).max(1) as f64)).sqrt().round() as u32;
+        let report = BatchReport {
+            rows: batch.rows.len() as u32,
+            samples: ids.len() as u32,
+            jobs: jobs.len() as u32,
+            width: w as u32 * factor,
+            height: h as u32 * factor,
+            steps: if steps.len() == 1 { steps.into_iter().next() } else { None },
+            micros: began.elapsed().as_micros() as u64,
+        };
+        (self.sink)(EngineEvent::Batch(report));
+    }
+
+    fn settle(&mut self, outcomes: Vec<(SampleId, Result<(), Refusal>)>) {
+        for (id, outcome) in outcomes {
+            let Some(sample) = self.samples.get(&id) else { continue };
+            let (job, image, done) = (sample.job, sample.image, sample.is_done());
+            if let Err(refusal) = outcome {
+                self.fail(job, refusal);
+                continue;
+            }
+            let (step, total) = (sample.steps_taken(), sample.meta.steps);
+            (self.sink)(EngineEvent::Progress { job, image, step, total });
+            if done {
+                self.finish(id);
+            } else if self.options.preview_every > 0 && step.is_multiple_of(self.options.preview_every) {
+                self.preview(id);
+            }
+        }
+    }
+
+    fn preview(&mut self, id: SampleId) {
+        let sample = &self.samples[&id];
+        let (job, image, step) = (sample.job, sample.image, sample.steps_taken());
+        let pipeline = &self.pipelines[&sample.meta.key.model];
+        // A preview that cannot be made is no reason to fail the picture.
+        if let Ok(Some(picture)) = pipeline.preview(sample.latents()) {
+            (self.sink)(EngineEvent::Preview { job, image, step, picture });
+        }
+    }
+
+    fn finish(&mut self, id: SampleId) {
+        let Some(sample) = self.samples.remove(&id) else { return };
+        let (job, image) = (sample.job, sample.image);
+        let began = Instant::now();
+        let decoded = caught(|| {
+            self.provoke(job, FaultPoint::Decode)?;
+            if !sample.is_finite().map_err(Refusal::failed)? {
+                return Err(Refusal::failed("the network gave numbers that are none (NaN or infinite)"));
+            }
+            self.pipelines[&sample.meta.key.model].decode(sample.latents()).map_err(Refusal::failed)
+        });
+        let picture = match decoded {
+            Ok(picture) => picture,
+            Err(refusal) => return self.fail(job, refusal),
+        };
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        state.timings.decode_ms += began.elapsed().as_millis() as u64;
+        if let Some(first) = state.first_step {
+            state.timings.denoise_ms = state.timings.denoise_ms.max(began.duration_since(first).as_millis() as u64);
+        }
+        state.pending -= 1;
+        let (pending, timings) = (state.pending, state.timings);
+        (self.sink)(EngineEvent::Image { job, image, picture });
+        if pending == 0 {
+            self.jobs.remove(&job);
+            (self.sink)(EngineEvent::Finished { job, timings });
+        }
+    }
+
+    fn provoke(&self, job: JobId, point: FaultPoint) -> Result<(), Refusal> {
+        match self.options.fault.as_ref().map_or(Fault::None, |hook| hook(job, point)) {
+            Fault::None | Fault::NotANumber => Ok(()),
+            Fault::Error => Err(Refusal::failed("a fault was asked for")),
+            Fault::OutOfMemory => Err(Refusal::failed("out of memory was asked for")),
+            Fault::Panic => panic!("a panic was asked for"),
+        }
+    }
+}
+
+fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] {
+    use crate::diffusion::batching::Branch::{Cond, Uncond};
+    if meta.rows > 1 { &[Cond, Uncond] } else { &[Cond] }
+}
+
+/// Runs `work`; a panic in it becomes a refusal, so that a fault in one job's arithmetic does not end the process.
+fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+            let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(panic = %words, "the engine caught a panic");
+            Err(Refusal { code: ErrorCode::Internal, message: "the engine failed unexpectedly".to_owned() })
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The thread around the loop, and drawing without one.
+
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::EngineOptions;
+use super::events::{EngineEvent, EngineJob, EventSink};
+use super::step_loop::StepLoop;
+use crate::diffusion::pipelines::Pipeline;
+use crate::domain::{ErrorCode, GenerationRequest, JobId};
+use crate::images::RgbImage;
+
+/// More commands than jobs a worker ever holds: it is full only when the engine hangs.
+const COMMANDS: usize = 4096;
+
+enum Command {
+    Admit(EngineJob),
+    Cancel(JobId),
+    Stop,
+}
+
+/// The engine's thread has ended, or takes no more commands.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine takes no more commands")]
+pub struct EngineStopped;
+
+/// Talks to one engine; dropping it stops the engine at its next step.
+#[derive(Debug)]
+pub struct EngineHandle {
+    commands: SyncSender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts an engine on a thread of its own.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(
+    pipelines: Vec<Arc<dyn Pipeline>>,
+    options: EngineOptions,
+    sink: EventSink,
+) -> std::io::Result<EngineHandle> {
+    let (commands, receiver) = sync_channel(COMMANDS);
+    let run = move || run(&receiver, StepLoop::new(pipelines, options, sink));
+    let thread = std::thread::Builder::new().name("darkroom-engine".to_owned()).spawn(run)?;
+    Ok(EngineHandle { commands, thread: Mutex::new(Some(thread)) })
+}
+
+/// Commands are taken between steps; an idle engine sleeps on its channel.
+fn run(commands: &Receiver<Command>, mut engine: StepLoop) {
+    loop {
+        let command = if engine.is_idle() {
+            commands.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            commands.try_recv()
+        };
+        match command {
+            Ok(Command::Admit(job)) => engine.admit(&job),
+            Ok(Command::Cancel(job)) => engine.cancel(job),
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => engine.tick(),
+        }
+    }
+}
+
+impl EngineHandle {
+    /// Hands jobs over; their events follow.
+    ///
+    /// # Errors
+    /// The engine has ended or hangs; some of the jobs may have been taken.
+    pub fn admit(&self, jobs: Vec<EngineJob>) -> Result<(), EngineStopped> {
+        jobs.into_iter().try_for_each(|job| self.send(Command::Admit(job)))
+    }
+
+    /// Leaves a job at the next step; `Cancelled` follows, unless it ended before.
+    pub fn cancel(&self, job: JobId) {
+        // An engine that is gone has nothing to leave.
+        let _ = self.send(Command::Cancel(job));
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineStopped> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => EngineStopped,
+        })
+    }
+
+    /// Whether the thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.lock().is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
+    }
+
+    /// Stops at the next step, with no further word on jobs aboard, and waits for the thread.
+    pub fn stop(&self) {
+        let _ = self.send(Command::Stop);
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // A panic has been logged by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Draws one request on this thread; `watch` sees every event. Pictures by index.
+///
+/// # Errors
+/// Why it could not be drawn: in a word, and as a sentence.
+pub fn draw(
+    pipeline: Arc<dyn Pipeline>,
+    request: GenerationRequest,
+    options: EngineOptions,
+    mut watch: impl FnMut(&EngineEvent) + Send + 'static,
+) -> Result<Vec<RgbImage>, (ErrorCode, String)> {
+    let (sender, events) = sync_channel(1024);
+    let sink: EventSink = Box::new(move |event| {
+        watch(&event);
+        if matches!(event, EngineEvent::Image { .. } | EngineEvent::Failed { .. }) {
+            // Read below, after the loop: at most `num_images` events.
+            let _ = sender.try_send(event);
+        }
+    });
+    let job = EngineJob { id: JobId::generate(), request: Arc::new(request) };
+    let mut engine = StepLoop::new(vec![pipeline], options, sink);
+    engine.admit(&job);
+    while !engine.is_idle() {
+        engine.tick();
+    }
+    drop(engine);
+    let mut pictures = Vec::new();
+    for event in events {
+        match event {
+            EngineEvent::Image { image, picture, .. } => pictures.push((image, picture)),
+            EngineEvent::Failed { code, message, .. } => return Err((code, message)),
+            _ => {}
+        }
+    }
+    pictures.sort_by_key(|(image, _)| *image);
+    Ok(pictures.into_iter().map(|(_, picture)| picture).collect())
+}

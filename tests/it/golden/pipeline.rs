@@ -1,0 +1,54 @@
+//! Whole pictures: the same checkpoint, prompt and seed give diffusers' picture.
+
+use darkroom::diffusion::engine::{EngineOptions, draw};
+use darkroom::domain::RequestDraft;
+
+use super::networks::goldens;
+use crate::support::drafts::{checked, pipeline};
+
+/// Largest difference of a byte. Measured: 0 in all but single bytes, where a value lies on the edge of rounding.
+const TOLERANCE: u8 = 1;
+/// Share of bytes that must be identical.
+const IDENTICAL: f64 = 0.995;
+
+fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
+    let side = if style == "tiny-sd2" { 32 } else { 16 };
+    let guided = tag == "guided";
+    RequestDraft {
+        prompt: Some("a red house in the snow at night".to_owned()),
+        negative_prompt: guided.then(|| "red".to_owned()),
+        width: Some(if guided { 2 * side } else { side }),
+        height: Some(side),
+        steps: Some(6),
+        guidance_scale: Some(if guided { 5.0 } else { 1.0 }),
+        sampler: Some(sampler.to_owned()),
+        seed: Some(if guided { 7 } else { (1 << 40) + 3 }),
+        ..RequestDraft::default()
+    }
+}
+
+#[test]
+fn every_sampler_draws_the_reference_picture() {
+    for style in ["tiny-sd", "tiny-sd2"] {
+        let (golden, pipeline) = (goldens(style), pipeline(style));
+        for sampler in ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"] {
+            for tag in ["guided", "plain"] {
+                let request = checked(request(style, sampler, tag), pipeline.as_ref());
+                let picture =
+                    draw(pipeline.clone(), request, EngineOptions::default(), |_| {}).expect("draws").remove(0);
+                let reference = &golden[&format!("{sampler}.{tag}.picture")];
+                let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();
+                let differences: Vec<u8> =
+                    picture.pixels().iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).collect();
+                assert_eq!(differences.len(), reference.len());
+                let worst = differences.iter().max().unwrap();
+                let same = differences.iter().filter(|d| **d == 0).count() as f64 / differences.len() as f64;
+                println!("{style} {sampler} {tag}: worst {worst}, identical {same:.5}");
+                assert!(
+                    *worst <= TOLERANCE && same >= IDENTICAL,
+                    "{style} {sampler} {tag}: worst {worst}, identical {same}"
+                );
+            }
+        }
+    }
+}
