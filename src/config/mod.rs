@@ -1,1 +1,10 @@
-//! Settings: one struct per room; defaults < file < environment < flags; every fault reported at once. Reads no database and opens no port.
+//! Settings: one struct per room; defaults < file < environment < flags; every fault reported at once. Reads no database
+//! and opens no port.
+
+mod load;
+mod settings;
+
+pub use load::{Fault, Overrides, load};
+pub use settings::{
+    LimitSettings, LogSettings, ModelSettings, QueueSettings, ServerSettings, Settings, WorkerSettings,
+};

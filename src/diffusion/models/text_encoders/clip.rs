@@ -106,7 +106,7 @@ impl ClipTextModel {
     pub fn load(config: ClipTextConfig, w: &Weights) -> Result<Self> {
         let heads = config.num_attention_heads;
         require(
-            heads > 0 && config.hidden_size % heads == 0,
+            heads > 0 && config.hidden_size.is_multiple_of(heads),
             "num_attention_heads",
             heads,
             "a divisor of hidden_size",

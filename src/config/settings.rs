@@ -1,0 +1,244 @@
+//! Every setting and its default; `config/default.toml` says the same, with a comment for each.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{DeviceSpec, Limits};
+use crate::telemetry::LogFormat;
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where the database and the pictures are kept.
+    pub data_dir: PathBuf,
+    /// `server.*`
+    pub server: ServerSettings,
+    /// `models.*`
+    pub models: ModelSettings,
+    /// `queue.*`
+    pub queue: QueueSettings,
+    /// `workers.*`
+    pub workers: WorkerSettings,
+    /// `limits.*`
+    pub limits: LimitSettings,
+    /// `log.*`
+    pub log: LogSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            server: ServerSettings::default(),
+            models: ModelSettings::default(),
+            queue: QueueSettings::default(),
+            workers: WorkerSettings::default(),
+            limits: LimitSettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address and port.
+    pub listen: String,
+    /// Origins of web pages that may call the API; `["*"]`: any. Empty: same origin only.
+    pub cors_origins: Vec<String>,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// Longest time a request waits for its job, in seconds.
+    pub max_wait_s: u64,
+    /// A comment line on silent event streams every so many seconds.
+    pub heartbeat_s: u64,
+    /// How long jobs aboard may finish after SIGTERM, in seconds.
+    pub drain_s: u64,
+    /// Most open event streams and waiting requests.
+    pub max_watchers: usize,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7860".to_owned(),
+            cors_origins: Vec::new(),
+            max_body_bytes: 1 << 20,
+            max_wait_s: 600,
+            heartbeat_s: 15,
+            drain_s: 30,
+            max_watchers: 1024,
+        }
+    }
+}
+
+/// Which models are served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Built-in ids or diffusers folders; the first is the default model.
+    pub serve: Vec<String>,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self { serve: vec!["pinhole".to_owned()] }
+    }
+}
+
+/// The job queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSettings {
+    /// Most jobs waiting.
+    pub max_queued: u64,
+    /// Attempts before a job that keeps losing its worker fails.
+    pub max_attempts: u32,
+    /// A lease lasts so long without a heartbeat, in seconds.
+    pub lease_s: u64,
+    /// Ended jobs and their pictures are kept so long, in seconds.
+    pub retention_s: u64,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { max_queued: 1000, max_attempts: 3, lease_s: 30, retention_s: 7 * 24 * 3600 }
+    }
+}
+
+/// The devices and what they take at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerSettings {
+    /// One worker a device: `cpu`, `cuda:0`, ...
+    pub devices: Vec<String>,
+    /// How batches are made up: `grouped`.
+    pub policy: String,
+    /// Most rows of one forward (a guided picture has two).
+    pub max_rows: u32,
+    /// Most rows times pixels of one forward.
+    pub max_row_pixels: u64,
+    /// A preview every so many steps; 0: none.
+    pub preview_every: u32,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            devices: vec!["cpu".to_owned()],
+            policy: "grouped".to_owned(),
+            max_rows: 32,
+            max_row_pixels: 1 << 23,
+            preview_every: 4,
+        }
+    }
+}
+
+/// What one request may ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Most sampler steps.
+    pub max_steps: u32,
+    /// Most pictures a job.
+    pub max_num_images: u32,
+    /// Most pixels of one picture.
+    pub max_pixels: u64,
+    /// Most characters of a prompt.
+    pub max_prompt_chars: usize,
+    /// Most bytes of `metadata`, as JSON.
+    pub max_metadata_bytes: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let Limits { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes } = Limits::default();
+        Self { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes }
+    }
+}
+
+impl LimitSettings {
+    /// For `RequestDraft::validate`.
+    pub fn limits(&self) -> Limits {
+        let Self { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes } = *self;
+        Limits { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes }
+    }
+}
+
+/// Log lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// A tracing filter, such as `info,darkroom=debug`.
+    pub filter: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Settings {
+    /// What no type can check, all faults at once: (setting, what is wrong).
+    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, key, message: String| {
+            if !holds {
+                faults.push((key, message));
+            }
+        };
+        let listen = &self.server.listen;
+        check(
+            listen.parse::<std::net::SocketAddr>().is_ok(),
+            "server.listen",
+            format!("`{listen}` is no address with a port, such as 127.0.0.1:7860"),
+        );
+        for origin in &self.server.cors_origins {
+            let plain = origin == "*" || origin.starts_with("http://") || origin.starts_with("https://");
+            check(
+                plain,
+                "server.cors_origins",
+                format!("`{origin}` is no origin such as https://example.org, nor `*`"),
+            );
+        }
+        let policy = &self.workers.policy;
+        check(policy == "grouped", "workers.policy", format!("`{policy}` is no policy; use `grouped`"));
+        check(
+            !self.workers.devices.is_empty(),
+            "workers.devices",
+            "is empty; name at least one device, such as `cpu`".to_owned(),
+        );
+        for device in &self.workers.devices {
+            if let Err(message) = device.parse::<DeviceSpec>() {
+                check(false, "workers.devices", message);
+            }
+        }
+        check(!self.models.serve.is_empty(), "models.serve", "is empty; name at least one model".to_owned());
+        let positive = [
+            ("server.max_body_bytes", self.server.max_body_bytes as u64),
+            ("server.max_wait_s", self.server.max_wait_s),
+            ("server.heartbeat_s", self.server.heartbeat_s),
+            ("server.max_watchers", self.server.max_watchers as u64),
+            ("queue.max_queued", self.queue.max_queued),
+            ("queue.max_attempts", self.queue.max_attempts.into()),
+            ("queue.lease_s", self.queue.lease_s),
+            ("queue.retention_s", self.queue.retention_s),
+            ("workers.max_rows", self.workers.max_rows.into()),
+            ("workers.max_row_pixels", self.workers.max_row_pixels),
+            ("limits.max_steps", self.limits.max_steps.into()),
+            ("limits.max_num_images", self.limits.max_num_images.into()),
+            ("limits.max_pixels", self.limits.max_pixels),
+            ("limits.max_prompt_chars", self.limits.max_prompt_chars as u64),
+        ];
+        for (key, value) in positive {
+            check(value > 0, key, "is 0; it must be at least 1".to_owned());
+        }
+        faults
+    }
+}

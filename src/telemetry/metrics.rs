@@ -1,0 +1,152 @@
+//! Everything `/metrics` shows. One field a metric; the text given to its constructor is its help.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The process's metrics, in a registry of their own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Jobs accepted.
+    pub jobs_submitted: IntCounter,
+    /// Jobs ended, by `status`.
+    pub jobs_ended: IntCounterVec,
+    /// Jobs waiting.
+    pub queue_depth: IntGauge,
+    /// Jobs with a worker.
+    pub jobs_running: IntGauge,
+    /// Seconds from acceptance to the start.
+    pub queue_wait: Histogram,
+    /// Seconds from acceptance to the end.
+    pub job_seconds: Histogram,
+    /// Rows of each forward.
+    pub batch_rows: Histogram,
+    /// Pictures in each forward.
+    pub batch_samples: Histogram,
+    /// Jobs in each forward.
+    pub batch_jobs: Histogram,
+    /// Forwards, by `model`, picture size and `steps`.
+    pub batches: IntCounterVec,
+    /// Forwards whose pictures differ in size or step count: 0 under the policy `grouped`.
+    pub batches_mixed: IntCounter,
+    /// Seconds of each forward with its update.
+    pub step_seconds: Histogram,
+    /// Seconds of decoding, a job.
+    pub decode_seconds: Histogram,
+    /// Requests, by `method`, `route` and `status`.
+    pub http_requests: IntCounterVec,
+    /// Seconds to the head of the response, by `route`.
+    pub http_seconds: HistogramVec,
+    /// Open event streams.
+    pub sse_streams: IntGauge,
+    /// Submissions refused, by `reason`.
+    pub rejected: IntCounterVec,
+    /// Workers, by `state`.
+    pub workers: IntGaugeVec,
+    /// Jobs taken from workers that were lost.
+    pub rescued: IntCounter,
+    /// Failed store operations.
+    pub store_errors: IntCounter,
+}
+
+/// From a millisecond to ten minutes.
+const SECONDS: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
+/// Registers what it makes.
+struct Maker(Registry);
+
+impl Maker {
+    fn keep<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let made = made?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.keep(IntCounter::new(name, help))
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.keep(IntGauge::new(name, help))
+    }
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Errors
+    /// Two metrics of one name: a bug.
+    pub fn new() -> prometheus::Result<Self> {
+        let make = Maker(Registry::new());
+        let seconds = HistogramOpts::new("darkroom_http_seconds", "Seconds to the head of the response.")
+            .buckets(SECONDS.to_vec());
+        Ok(Self {
+            jobs_submitted: make.counter("darkroom_jobs_submitted_total", "Jobs accepted.")?,
+            jobs_ended: make.counters("darkroom_jobs_total", "Jobs ended, by status.", &["status"])?,
+            queue_depth: make.gauge("darkroom_queue_depth", "Jobs waiting.")?,
+            jobs_running: make.gauge("darkroom_jobs_running", "Jobs with a worker.")?,
+            queue_wait: make.histogram("darkroom_queue_wait_seconds", "From acceptance to the start.", &SECONDS)?,
+            job_seconds: make.histogram("darkroom_job_seconds", "From acceptance to the end.", &SECONDS)?,
+            batch_rows: make.histogram("darkroom_batch_rows", "Rows of each forward.", &ROWS)?,
+            batch_samples: make.histogram("darkroom_batch_samples", "Pictures in each forward.", &ROWS)?,
+            batch_jobs: make.histogram("darkroom_batch_jobs", "Jobs in each forward.", &ROWS)?,
+            batches: make.counters(
+                "darkroom_batches_total",
+                "Forwards, by model, size and steps.",
+                &["model", "width", "height", "steps"],
+            )?,
+            batches_mixed: make
+                .counter("darkroom_batches_mixed_total", "Forwards of different sizes or step counts.")?,
+            step_seconds: make.histogram("darkroom_step_seconds", "Each forward with its update.", &SECONDS)?,
+            decode_seconds: make.histogram("darkroom_decode_seconds", "Decoding, a job.", &SECONDS)?,
+            http_requests: make.counters(
+                "darkroom_http_requests_total",
+                "Requests.",
+                &["method", "route", "status"],
+            )?,
+            http_seconds: make.keep(HistogramVec::new(seconds, &["route"]))?,
+            sse_streams: make.gauge("darkroom_sse_streams", "Open event streams.")?,
+            rejected: make.counters("darkroom_rejected_total", "Submissions refused, by reason.", &["reason"])?,
+            workers: make.keep(IntGaugeVec::new(Opts::new("darkroom_workers", "Workers, by state."), &["state"]))?,
+            rescued: make.counter("darkroom_rescued_jobs_total", "Jobs taken from workers that were lost.")?,
+            store_errors: make.counter("darkroom_store_errors_total", "Failed store operations.")?,
+            registry: make.0,
+        })
+    }
+
+    /// In Prometheus' text format.
+    ///
+    /// # Errors
+    /// The encoder's own.
+    pub fn render(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Metrics;
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own_and_is_rendered() {
+        let metrics = Metrics::new().expect("no two of one name");
+        metrics.jobs_submitted.inc();
+        metrics.batches.with_label_values(&["pinhole", "128", "128", "20"]).inc();
+        let text = metrics.render().expect("renders");
+        assert!(text.contains("darkroom_jobs_submitted_total 1"), "{text}");
+        assert!(text.contains("steps=\"20\""), "{text}");
+    }
+}
