@@ -2,6 +2,14 @@
 //!
 //! Knows no worker, engine or event bus; transitions follow [`crate::domain::JobStatus::after`].
 
+mod memory;
+mod record;
+mod sqlite;
+mod sqlite_rows;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
 use async_trait::async_trait;
 
 use crate::domain::{

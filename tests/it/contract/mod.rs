@@ -1,1 +1,39 @@
-//!
+//! One suite a trait, run by every implementation, and the builders the suites share.
+
+mod job_store;
+mod job_store_files;
+
+use darkroom::domain::{
+    GenerationRequest, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
+};
+
+/// A model that takes any multiple of 8 from 8 to 2048.
+fn model(id: &str) -> ModelInfo {
+    ModelInfo {
+        id: ModelId::new(id),
+        description: String::new(),
+        family: "stable-diffusion".to_owned(),
+        size_multiple: 8,
+        min_side: 8,
+        max_side: 2048,
+        prompt_tokens: 75,
+        samplers: SamplerKind::ALL.to_vec(),
+        sigma_schedules: SigmaSchedule::ALL.to_vec(),
+        defaults: ModelDefaults {
+            width: 64,
+            height: 64,
+            steps: 10,
+            guidance_scale: 1.0,
+            sampler: SamplerKind::Euler,
+            sigma_schedule: SigmaSchedule::Default,
+        },
+    }
+}
+
+/// One unguided picture of 64x64 in 10 steps by model `tiny`, changed by `change`.
+fn request(change: impl FnOnce(&mut RequestDraft)) -> GenerationRequest {
+    let mut draft = RequestDraft { prompt: Some("a red circle".to_owned()), ..RequestDraft::default() };
+    change(&mut draft);
+    let model = model(draft.model.as_deref().unwrap_or("tiny"));
+    draft.validate(&model, &Limits::default(), 7).unwrap()
+}

@@ -1,0 +1,248 @@
+//! A queue in memory: for `generate`, for tests, and for servers whose jobs may die with them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::record::{Record, Room, pixel_steps, row_pixels};
+use super::{
+    Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
+    QueueStats, Rescued, Result, StoreOptions,
+};
+use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, Timestamp};
+
+/// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
+pub struct MemoryStore {
+    options: StoreOptions,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+/// Stands for a job's place in the queue: rank, then id.
+type Place = (i64, JobId);
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<JobId, Record>,
+    waiting: BTreeSet<Place>,
+    groups: BTreeMap<GroupKey, BTreeSet<Place>>,
+    running: BTreeSet<JobId>,
+    keys: HashMap<String, JobId>,
+    pixel_steps: u64,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(options: StoreOptions, clock: Arc<dyn Clock>) -> Self {
+        Self { options, clock, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held leaves whole records behind: each is replaced in one go.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Puts a record in its place, and takes its former self out of where it stood.
+    fn put(&mut self, record: Record) {
+        self.take(record.job.id);
+        let place = (record.rank_ms, record.job.id);
+        match record.job.status {
+            JobStatus::Queued => {
+                self.waiting.insert(place);
+                self.groups.entry(GroupKey::of(&record.job.request)).or_default().insert(place);
+            }
+            JobStatus::Running => {
+                self.running.insert(record.job.id);
+            }
+            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => {}
+        }
+        if !record.job.status.is_terminal() {
+            self.pixel_steps += pixel_steps(&record.job.request);
+        }
+        if let Some(idempotency) = &record.idempotency {
+            self.keys.insert(idempotency.key.clone(), record.job.id);
+        }
+        self.records.insert(record.job.id, record);
+    }
+
+    fn take(&mut self, id: JobId) -> Option<Record> {
+        let record = self.records.remove(&id)?;
+        let place = (record.rank_ms, id);
+        self.waiting.remove(&place);
+        self.running.remove(&id);
+        let key = GroupKey::of(&record.job.request);
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.remove(&place);
+            if group.is_empty() {
+                self.groups.remove(&key);
+            }
+        }
+        if !record.job.status.is_terminal() {
+            self.pixel_steps -= pixel_steps(&record.job.request);
+        }
+        if let Some(idempotency) = &record.idempotency {
+            self.keys.remove(&idempotency.key);
+        }
+        Some(record)
+    }
+
+    /// Works on a copy, so that a refused change leaves the record as it was.
+    fn held(&self, lease: &Lease) -> Result<Record> {
+        self.records.get(&lease.job_id).cloned().ok_or(Error::LeaseLost(lease.job_id))
+    }
+
+    fn next_group(&self, request: &ClaimRequest) -> Vec<JobId> {
+        let first = self.groups.iter().filter(|(key, _)| request.models.contains(&key.model));
+        let Some((_, group)) = first.min_by_key(|(_, group)| group.first().copied()) else { return Vec::new() };
+        let mut room = Room::of(request);
+        let fits = |id: &JobId| {
+            let asked = &self.records[id].job.request;
+            room.take(u64::from(asked.rows()), row_pixels(asked))
+        };
+        group.iter().map(|(_, id)| *id).take_while(fits).collect()
+    }
+}
+
+fn is_past(moment: Option<Timestamp>, now: Timestamp) -> bool {
+    moment.is_some_and(|moment| moment <= now)
+}
+
+#[async_trait]
+impl JobStore for MemoryStore {
+    async fn insert(&self, new: NewJob) -> Result<Inserted> {
+        let mut state = self.state();
+        if let Some(idempotency) = &new.idempotency
+            && let Some(known) = state.keys.get(&idempotency.key).and_then(|id| state.records.get(id))
+        {
+            return match known.idempotency.as_ref() == Some(idempotency) {
+                true => Ok(Inserted::Existing(known.job.clone())),
+                false => Err(Error::IdempotencyMismatch),
+            };
+        }
+        if state.records.contains_key(&new.id) {
+            return Err(Error::Storage(format!("job {} exists already", new.id)));
+        }
+        if state.waiting.len() as u64 >= self.options.max_queued {
+            return Err(Error::QueueFull { limit: self.options.max_queued });
+        }
+        let record = Record::new(new, self.clock.now());
+        let job = record.job.clone();
+        state.put(record);
+        Ok(Inserted::New(job))
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>> {
+        Ok(self.state().records.get(&id).map(|record| record.job.clone()))
+    }
+
+    async fn list(&self, filter: JobFilter) -> Result<Vec<Job>> {
+        let state = self.state();
+        let older = |id: &JobId| filter.before.is_none_or(|before| *id < before);
+        let wanted = |job: &&Job| filter.status.is_none_or(|status| job.status == status);
+        let jobs = state.records.iter().rev().filter(|(id, _)| older(id)).map(|(_, record)| &record.job);
+        Ok(jobs.filter(wanted).take(filter.limit as usize).cloned().collect())
+    }
+
+    async fn position(&self, id: JobId) -> Result<Option<u64>> {
+        let state = self.state();
+        let Some(record) = state.records.get(&id).filter(|record| record.job.status == JobStatus::Queued) else {
+            return Ok(None);
+        };
+        Ok(Some(state.waiting.range(..(record.rank_ms, id)).count() as u64))
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let mut claimed = Vec::new();
+        for id in state.next_group(&request) {
+            let mut record = state.records[&id].clone();
+            let lease = record.claim(&request, now)?;
+            claimed.push(ClaimedJob { job: record.job.clone(), lease });
+            state.put(record);
+        }
+        Ok(claimed)
+    }
+
+    async fn heartbeat(&self, leases: &[Lease], lease_ms: u64) -> Result<Vec<LeaseState>> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let renew = |lease: &Lease| match state.records.get_mut(&lease.job_id) {
+            Some(record) => record.renew(lease, lease_ms, now),
+            None => LeaseState::Lost,
+        };
+        Ok(leases.iter().map(renew).collect())
+    }
+
+    async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job> {
+        let mut state = self.state();
+        let mut record = state.held(lease)?;
+        record.finish(lease, outcome, &self.options, self.clock.now())?;
+        let job = record.job.clone();
+        state.put(record);
+        Ok(job)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<Job> {
+        let mut state = self.state();
+        let mut record = state.held(lease)?;
+        record.release(lease, &self.options, self.clock.now())?;
+        let job = record.job.clone();
+        state.put(record);
+        Ok(job)
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>> {
+        let mut state = self.state();
+        let Some(mut record) = state.records.get(&id).cloned() else { return Ok(None) };
+        let cancelled = record.cancel(&self.options, self.clock.now())?;
+        state.put(record);
+        Ok(Some(cancelled))
+    }
+
+    async fn rescue_expired(&self) -> Result<Vec<Rescued>> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let is_expired = |record: &&Record| is_past(record.lease.as_ref().map(|lease| lease.expires_at), now);
+        let running = state.running.iter().filter_map(|id| state.records.get(id));
+        let expired: Vec<Record> = running.filter(is_expired).cloned().collect();
+        let mut rescued = Vec::with_capacity(expired.len());
+        for mut record in expired {
+            rescued.push(record.rescue(&self.options, now)?);
+            state.put(record);
+        }
+        Ok(rescued)
+    }
+
+    async fn remove(&self, id: JobId) -> Result<Option<Job>> {
+        let mut state = self.state();
+        match state.records.get(&id) {
+            Some(record) if !record.job.status.is_terminal() => Err(Error::NotEnded(id)),
+            _ => Ok(state.take(id).map(|record| record.job)),
+        }
+    }
+
+    async fn remove_expired(&self, limit: u32) -> Result<Vec<Job>> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let expired = state.records.values().filter(|record| is_past(record.job.expires_at, now));
+        let mut ids: Vec<(Option<Timestamp>, JobId)> =
+            expired.map(|record| (record.job.expires_at, record.job.id)).collect();
+        ids.sort_unstable();
+        ids.truncate(limit as usize);
+        Ok(ids.into_iter().filter_map(|(_, id)| state.take(id)).map(|record| record.job).collect())
+    }
+
+    async fn stats(&self) -> Result<QueueStats> {
+        let state = self.state();
+        let (queued, running) = (state.waiting.len() as u64, state.running.len() as u64);
+        Ok(QueueStats { queued, running, pixel_steps: state.pixel_steps })
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! What becomes of one stored job, whoever stores it: every change of state, as arithmetic on a record.
+//!
+//! The stores find records and write them back; they change none by themselves.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::{ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Rescued, Result, StoreOptions};
+use crate::domain::{
+    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, Priority, Timestamp, Transition,
+    WorkerId,
+};
+
+/// How much earlier an interactive job ranks than it was created.
+const INTERACTIVE_LEAD_MS: i64 = 30_000;
+/// How much later a bulk job ranks: a bulk job that has waited this long stands before every normal job accepted since,
+/// so nothing starves.
+const BULK_DELAY_MS: i64 = 300_000;
+
+/// A job with what only the store needs to know.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) job: Job,
+    pub(super) rank_ms: i64,
+    pub(super) lease: Option<HeldLease>,
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+/// The lease of a running job.
+#[derive(Clone, Debug)]
+pub(super) struct HeldLease {
+    pub(super) worker: WorkerId,
+    pub(super) token: u64,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Record {
+    pub(super) fn new(new: NewJob, now: Timestamp) -> Self {
+        let rank_ms = rank_ms(now, new.request.priority());
+        let job = Job {
+            id: new.id,
+            status: JobStatus::Queued,
+            request: new.request,
+            created_at: now,
+            started_at: None,
+            ended_at: None,
+            expires_at: None,
+            attempts: 0,
+            cancel_requested: false,
+            images: Vec::new(),
+            timings: None,
+            warnings: Vec::new(),
+            error: None,
+        };
+        Self { job, rank_ms, lease: None, idempotency: new.idempotency }
+    }
+
+    pub(super) fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Lease> {
+        self.step(Transition::Claim)?;
+        self.job.attempts += 1;
+        self.job.started_at = Some(now);
+        let held = HeldLease {
+            worker: request.worker.clone(),
+            token: fresh_token(self.job.id),
+            expires_at: now.plus_ms(clamp_ms(request.lease_ms)),
+        };
+        let lease =
+            Lease { job_id: self.job.id, worker: held.worker.clone(), token: held.token, expires_at: held.expires_at };
+        self.lease = Some(held);
+        Ok(lease)
+    }
+
+    /// A lease whose time has run out is still held until the rescue has been: nobody else works on the job before.
+    pub(super) fn renew(&mut self, lease: &Lease, lease_ms: u64, now: Timestamp) -> LeaseState {
+        match &mut self.lease {
+            Some(held) if held.token == lease.token => {
+                held.expires_at = now.plus_ms(clamp_ms(lease_ms));
+                if self.job.cancel_requested { LeaseState::CancelRequested } else { LeaseState::Held }
+            }
+            _ => LeaseState::Lost,
+        }
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        lease: &Lease,
+        outcome: Outcome,
+        options: &StoreOptions,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.check(lease)?;
+        let timings = match outcome {
+            Outcome::Succeeded { images, timings, warnings } => {
+                self.step(Transition::Succeed)?;
+                self.job.images = images;
+                self.job.warnings = warnings;
+                timings
+            }
+            Outcome::Failed(error) => {
+                self.step(Transition::Fail)?;
+                self.job.error = Some(error);
+                JobTimings::default()
+            }
+            Outcome::Cancelled => {
+                self.step(Transition::Cancel)?;
+                JobTimings::default()
+            }
+        };
+        self.end(timings, options, now);
+        Ok(())
+    }
+
+    /// Back in the queue with its old rank, the attempt not counted; a job whose end was asked for ends instead.
+    pub(super) fn release(&mut self, lease: &Lease, options: &StoreOptions, now: Timestamp) -> Result<()> {
+        self.check(lease)?;
+        self.job.attempts = self.job.attempts.saturating_sub(1);
+        if self.job.cancel_requested {
+            self.step(Transition::Cancel)?;
+            self.end(JobTimings::default(), options, now);
+        } else {
+            self.step(Transition::Requeue)?;
+            self.lease = None;
+            self.job.started_at = None;
+        }
+        Ok(())
+    }
+
+    /// Ends a waiting job, marks a running one, leaves an ended one.
+    pub(super) fn cancel(&mut self, options: &StoreOptions, now: Timestamp) -> Result<super::Cancelled> {
+        match self.job.status {
+            JobStatus::Queued => {
+                self.job.cancel_requested = true;
+                self.job.started_at = None;
+                self.step(Transition::Cancel)?;
+                self.end(JobTimings::default(), options, now);
+                Ok(super::Cancelled::Now(self.job.clone()))
+            }
+            JobStatus::Running => {
+                self.job.cancel_requested = true;
+                Ok(super::Cancelled::Requested(self.job.clone()))
+            }
+            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => {
+                Ok(super::Cancelled::AlreadyEnded(self.job.clone()))
+            }
+        }
+    }
+
+    /// For a running job whose lease has expired; the caller has looked.
+    pub(super) fn rescue(&mut self, options: &StoreOptions, now: Timestamp) -> Result<Rescued> {
+        if self.job.cancel_requested {
+            self.step(Transition::Cancel)?;
+            self.end(JobTimings::default(), options, now);
+            return Ok(Rescued::Cancelled(self.job.clone()));
+        }
+        if self.job.attempts >= options.max_attempts {
+            self.step(Transition::Fail)?;
+            let message = format!("each of the job's {} attempts lost its worker", self.job.attempts);
+            self.job.error = Some(JobError { code: ErrorCode::WorkerLost, message });
+            self.end(JobTimings::default(), options, now);
+            return Ok(Rescued::Failed(self.job.clone()));
+        }
+        self.step(Transition::Requeue)?;
+        self.lease = None;
+        Ok(Rescued::Requeued(self.job.clone()))
+    }
+
+    fn check(&self, lease: &Lease) -> Result<()> {
+        match &self.lease {
+            Some(held) if held.token == lease.token => Ok(()),
+            _ => Err(Error::LeaseLost(self.job.id)),
+        }
+    }
+
+    fn step(&mut self, transition: Transition) -> Result<()> {
+        let (id, from) = (self.job.id, self.job.status);
+        self.job.status =
+            from.after(transition).ok_or_else(|| Error::Storage(format!("job {id} is {from}: no {transition:?}")))?;
+        Ok(())
+    }
+
+    fn end(&mut self, worked: JobTimings, options: &StoreOptions, now: Timestamp) {
+        self.lease = None;
+        self.job.ended_at = Some(now);
+        self.job.expires_at = Some(now.plus_ms(clamp_ms(options.retention_ms)));
+        self.job.timings = Some(JobTimings {
+            queued_ms: self.job.started_at.unwrap_or(now).ms_since(self.job.created_at),
+            total_ms: now.ms_since(self.job.created_at),
+            ..worked
+        });
+    }
+}
+
+/// What a claim may still take: counts rows and pixels as jobs are added.
+pub(super) struct Room {
+    rows: u64,
+    row_pixels: u64,
+    taken: bool,
+}
+
+impl Room {
+    pub(super) fn of(request: &ClaimRequest) -> Self {
+        Self { rows: u64::from(request.max_rows), row_pixels: request.max_row_pixels, taken: false }
+    }
+
+    /// Takes a job of so many rows and row pixels when there is room; the first is always taken.
+    pub(super) fn take(&mut self, rows: u64, row_pixels: u64) -> bool {
+        let fits = rows <= self.rows && row_pixels <= self.row_pixels;
+        if !fits && self.taken {
+            return false;
+        }
+        self.taken = true;
+        self.rows = self.rows.saturating_sub(rows);
+        self.row_pixels = self.row_pixels.saturating_sub(row_pixels);
+        true
+    }
+}
+
+/// Rows x width x height of one evaluation.
+pub(super) fn row_pixels(request: &GenerationRequest) -> u64 {
+    u64::from(request.rows()) * u64::from(request.width()) * u64::from(request.height())
+}
+
+/// Pictures x steps x width x height.
+pub(super) fn pixel_steps(request: &GenerationRequest) -> u64 {
+    u64::from(request.num_images())
+        * u64::from(request.steps())
+        * u64::from(request.width())
+        * u64::from(request.height())
+}
+
+fn rank_ms(created_at: Timestamp, priority: Priority) -> i64 {
+    let moved = match priority {
+        Priority::Interactive => -INTERACTIVE_LEAD_MS,
+        Priority::Normal => 0,
+        Priority::Bulk => BULK_DELAY_MS,
+    };
+    created_at.plus_ms(moved).unix_ms()
+}
+
+/// 64 bits nobody can have seen before: SipHash under keys the standard library draws from the system.
+fn fresh_token(id: JobId) -> u64 {
+    RandomState::new().hash_one((id, JobId::generate()))
+}
+
+fn clamp_ms(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}

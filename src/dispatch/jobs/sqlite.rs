@@ -1,0 +1,341 @@
+//! A queue in one SQLite file, shared by every process that opens it.
+//!
+//! Writes take SQLite's one write lock at once (`BEGIN IMMEDIATE`), so what a method reads stays true until it commits:
+//! two processes never claim the same job. Within a process writers line up at a pool of one connection.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction};
+
+use super::record::{Record, Room};
+use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
+use super::{
+    Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
+    Outcome, QueueStats, Rescued, Result, StoreOptions,
+};
+use crate::domain::{Clock, GroupKey, Job, JobId};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+
+/// How long a write waits for another process's write; each takes milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Readers never wait for writers (WAL), so a few suffice.
+const READERS: u32 = 4;
+/// Jobs rescued in one transaction; the next call takes the rest.
+const RESCUE_LIMIT: i64 = 256;
+
+/// [`JobStore`] in a SQLite file.
+pub struct SqliteStore {
+    options: StoreOptions,
+    clock: Arc<dyn Clock>,
+    reader: SqlitePool,
+    writer: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it when it is missing (its folder must exist), and brings its tables up to date.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the file cannot be opened, or was written by a newer version of this program.
+    pub async fn open(path: &Path, options: StoreOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // An accepted job must outlive a power cut, so a commit waits for the disk; WAL's usual NORMAL does not.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let told = |error: sqlx::Error| Error::Storage(format!("cannot open {}: {error}", path.display()));
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await.map_err(told)?;
+        migrate(&writer, path).await?;
+        let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect).await.map_err(told)?;
+        Ok(Self { options, clock, reader, writer })
+    }
+
+    /// Closes the file; calls after this fail. Dropping the store does the same, without waiting.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// All steps in one transaction under the write lock: of two processes that open the file, the second finds it done.
+async fn migrate(writer: &SqlitePool, path: &Path) -> Result<()> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    MIGRATIONS.run(&mut *transaction).await.map_err(|error| {
+        let path = path.display();
+        Error::Storage(match error {
+            MigrateError::VersionMissing(version) => format!(
+                "{path} was written by a newer darkroom: it holds migration {version}, which this one does not know. \
+                 Use the newer program, or restore a backup made before the update"
+            ),
+            other => format!("cannot bring {path} up to date: {other}"),
+        })
+    })?;
+    Ok(transaction.commit().await?)
+}
+
+async fn load(connection: &mut SqliteConnection, id: JobId) -> Result<Option<Record>> {
+    let row = sqlx::query("SELECT * FROM jobs WHERE id = ?").bind(id_bytes(id)).fetch_optional(connection).await?;
+    row.as_ref().map(record).transpose()
+}
+
+async fn load_held(connection: &mut SqliteConnection, lease: &Lease) -> Result<Record> {
+    load(connection, lease.job_id).await?.ok_or(Error::LeaseLost(lease.job_id))
+}
+
+async fn find_by_key(connection: &mut SqliteConnection, idempotency: &Idempotency) -> Result<Option<Record>> {
+    let query = sqlx::query("SELECT * FROM jobs WHERE idempotency_key = ?").bind(idempotency.key.as_str());
+    query.fetch_optional(connection).await?.as_ref().map(record).transpose()
+}
+
+async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
+    let count: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE status = 'queued'").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// The group of the oldest waiting job of these models: one index look-up a model.
+async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Option<GroupKey>> {
+    let mut oldest: Option<((i64, JobId), GroupKey)> = None;
+    for model in &request.models {
+        let row = sqlx::query(
+            "SELECT id, rank_ms, width, height, steps FROM jobs \
+             WHERE status = 'queued' AND model = ? ORDER BY rank_ms, id LIMIT 1",
+        )
+        .bind(model.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = row else { continue };
+        let place = (row.try_get::<i64, _>("rank_ms")?, job_id(&row)?);
+        if oldest.as_ref().is_none_or(|(other, _)| place < *other) {
+            let (width, height) = (row.try_get("width")?, row.try_get("height")?);
+            oldest = Some((place, GroupKey { model: model.clone(), width, height, steps: row.try_get("steps")? }));
+        }
+    }
+    Ok(oldest.map(|(_, group)| group))
+}
+
+/// The group's jobs that fit, in order. Each has a row at least, so no more than `max_rows` can.
+async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest, group: &GroupKey) -> Result<Vec<JobId>> {
+    let rows = sqlx::query(
+        "SELECT id, row_count FROM jobs WHERE status = 'queued' AND model = ? AND width = ? AND height = ? \
+         AND steps = ? ORDER BY rank_ms, id LIMIT ?",
+    )
+    .bind(group.model.as_str())
+    .bind(group.width)
+    .bind(group.height)
+    .bind(group.steps)
+    .bind(request.max_rows.max(1))
+    .fetch_all(connection)
+    .await?;
+    let mut room = Room::of(request);
+    let mut ids = Vec::new();
+    for row in rows {
+        let count = u64::from(row.try_get::<u32, _>("row_count")?);
+        if !room.take(count, count * u64::from(group.width) * u64::from(group.height)) {
+            break;
+        }
+        ids.push(job_id(&row)?);
+    }
+    Ok(ids)
+}
+
+#[async_trait]
+impl JobStore for SqliteStore {
+    async fn insert(&self, new: NewJob) -> Result<Inserted> {
+        let mut transaction = self.write().await?;
+        if let Some(idempotency) = &new.idempotency
+            && let Some(known) = find_by_key(&mut transaction, idempotency).await?
+        {
+            return match known.idempotency.as_ref() == Some(idempotency) {
+                true => Ok(Inserted::Existing(known.job)),
+                false => Err(Error::IdempotencyMismatch),
+            };
+        }
+        if count_queued(&mut transaction).await? >= self.options.max_queued {
+            return Err(Error::QueueFull { limit: self.options.max_queued });
+        }
+        let record = Record::new(new, self.clock.now());
+        insert(&mut transaction, &record).await?;
+        transaction.commit().await?;
+        Ok(Inserted::New(record.job))
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>> {
+        let mut connection = self.reader.acquire().await?;
+        Ok(load(&mut connection, id).await?.map(|record| record.job))
+    }
+
+    async fn list(&self, filter: JobFilter) -> Result<Vec<Job>> {
+        // Any UUIDv7 sorts before 16 bytes of ones.
+        let before = filter.before.map_or_else(|| vec![0xff; 16], id_bytes);
+        let query = match filter.status {
+            Some(status) => {
+                let text = "SELECT * FROM jobs WHERE status = ? AND id < ? ORDER BY id DESC LIMIT ?";
+                sqlx::query(text).bind(status.name())
+            }
+            None => sqlx::query("SELECT * FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?"),
+        };
+        let rows = query.bind(before).bind(filter.limit).fetch_all(&self.reader).await?;
+        rows.iter().map(|row| Ok(record(row)?.job)).collect()
+    }
+
+    async fn position(&self, id: JobId) -> Result<Option<u64>> {
+        let before: Option<i64> = sqlx::query_scalar(
+            "SELECT (SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND (rank_ms, id) < (me.rank_ms, me.id)) \
+             FROM jobs AS me WHERE me.id = ? AND me.status = 'queued'",
+        )
+        .bind(id_bytes(id))
+        .fetch_optional(&self.reader)
+        .await?;
+        Ok(before.map(i64::unsigned_abs))
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
+        // Idle workers ask often: look without the write lock first, and look again once it is held.
+        let mut reader = self.reader.acquire().await?;
+        if oldest_group(&mut reader, &request).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        drop(reader);
+        let mut transaction = self.write().await?;
+        let Some(group) = oldest_group(&mut transaction, &request).await? else { return Ok(Vec::new()) };
+        let now = self.clock.now();
+        let mut claimed = Vec::new();
+        for id in fitting(&mut transaction, &request, &group).await? {
+            let Some(mut record) = load(&mut transaction, id).await? else { continue };
+            let lease = record.claim(&request, now)?;
+            update(&mut transaction, &record).await?;
+            claimed.push(ClaimedJob { job: record.job, lease });
+        }
+        transaction.commit().await?;
+        Ok(claimed)
+    }
+
+    async fn heartbeat(&self, leases: &[Lease], lease_ms: u64) -> Result<Vec<LeaseState>> {
+        let mut transaction = self.write().await?;
+        let now = self.clock.now();
+        let mut states = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let Some(mut record) = load(&mut transaction, lease.job_id).await? else {
+                states.push(LeaseState::Lost);
+                continue;
+            };
+            let state = record.renew(lease, lease_ms, now);
+            if state != LeaseState::Lost {
+                update(&mut transaction, &record).await?;
+            }
+            states.push(state);
+        }
+        transaction.commit().await?;
+        Ok(states)
+    }
+
+    async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job> {
+        let mut transaction = self.write().await?;
+        let mut record = load_held(&mut transaction, lease).await?;
+        record.finish(lease, outcome, &self.options, self.clock.now())?;
+        update(&mut transaction, &record).await?;
+        transaction.commit().await?;
+        Ok(record.job)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<Job> {
+        let mut transaction = self.write().await?;
+        let mut record = load_held(&mut transaction, lease).await?;
+        record.release(lease, &self.options, self.clock.now())?;
+        update(&mut transaction, &record).await?;
+        transaction.commit().await?;
+        Ok(record.job)
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>> {
+        let mut transaction = self.write().await?;
+        let Some(mut record) = load(&mut transaction, id).await? else { return Ok(None) };
+        let cancelled = record.cancel(&self.options, self.clock.now())?;
+        if !matches!(cancelled, Cancelled::AlreadyEnded(_)) {
+            update(&mut transaction, &record).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(cancelled))
+    }
+
+    async fn rescue_expired(&self) -> Result<Vec<Rescued>> {
+        let mut transaction = self.write().await?;
+        let now = self.clock.now();
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE status = 'running' AND lease_expires_at_ms <= ? \
+             ORDER BY lease_expires_at_ms LIMIT ?",
+        )
+        .bind(now.unix_ms())
+        .bind(RESCUE_LIMIT)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut rescued = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut record = record(row)?;
+            rescued.push(record.rescue(&self.options, now)?);
+            update(&mut transaction, &record).await?;
+        }
+        transaction.commit().await?;
+        Ok(rescued)
+    }
+
+    async fn remove(&self, id: JobId) -> Result<Option<Job>> {
+        let mut transaction = self.write().await?;
+        let Some(record) = load(&mut transaction, id).await? else { return Ok(None) };
+        if !record.job.status.is_terminal() {
+            return Err(Error::NotEnded(id));
+        }
+        sqlx::query("DELETE FROM jobs WHERE id = ?").bind(id_bytes(id)).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(Some(record.job))
+    }
+
+    async fn remove_expired(&self, limit: u32) -> Result<Vec<Job>> {
+        let mut transaction = self.write().await?;
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE expires_at_ms IS NOT NULL AND expires_at_ms <= ? \
+             ORDER BY expires_at_ms, id LIMIT ?",
+        )
+        .bind(self.clock.now().unix_ms())
+        .bind(limit)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut removed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let job = record(row)?.job;
+            sqlx::query("DELETE FROM jobs WHERE id = ?").bind(id_bytes(job.id)).execute(&mut *transaction).await?;
+            removed.push(job);
+        }
+        transaction.commit().await?;
+        Ok(removed)
+    }
+
+    async fn stats(&self) -> Result<QueueStats> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) FILTER (WHERE status = 'queued') AS queued, \
+             COUNT(*) FILTER (WHERE status = 'running') AS running, COALESCE(SUM(pixel_steps), 0) AS pixel_steps \
+             FROM jobs WHERE status IN ('queued', 'running')",
+        )
+        .fetch_one(&self.reader)
+        .await?;
+        let count = |column: &str| Ok::<u64, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
+        Ok(QueueStats { queued: count("queued")?, running: count("running")?, pixel_steps: count("pixel_steps")? })
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(self.reader.acquire().await?.ping().await?)
+    }
+}

@@ -1,0 +1,134 @@
+//! A record as a row of the table `jobs` and back. Columns are read by name, so that an added column breaks nobody.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use super::record::{HeldLease, Record, pixel_steps};
+use super::{Error, Idempotency, Result};
+use crate::domain::{Job, JobId, JobStatus, Timestamp, WorkerId};
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+/// Reads a whole row.
+pub(super) fn record(row: &SqliteRow) -> Result<Record> {
+    let job = Job {
+        id: job_id(row)?,
+        status: status(row)?,
+        request: json(row.try_get("request")?)?,
+        created_at: Timestamp::from_unix_ms(row.try_get("created_at_ms")?),
+        started_at: moment(row, "started_at_ms")?,
+        ended_at: moment(row, "ended_at_ms")?,
+        expires_at: moment(row, "expires_at_ms")?,
+        attempts: row.try_get("attempts")?,
+        cancel_requested: row.try_get("cancel_requested")?,
+        images: json(row.try_get("images")?)?,
+        timings: row.try_get::<Option<&str>, _>("timings")?.map(json).transpose()?,
+        warnings: json(row.try_get("warnings")?)?,
+        error: row.try_get::<Option<&str>, _>("error")?.map(json).transpose()?,
+    };
+    Ok(Record { job, rank_ms: row.try_get("rank_ms")?, lease: lease(row)?, idempotency: idempotency(row)? })
+}
+
+/// Adds a new record.
+pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -> Result<()> {
+    let (job, request) = (&record.job, &record.job.request);
+    sqlx::query(
+        "INSERT INTO jobs (id, status, request, model, width, height, steps, row_count, pixel_steps, rank_ms, \
+         created_at_ms, idempotency_key, idempotency_fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(id_bytes(job.id))
+    .bind(job.status.name())
+    .bind(to_json(request)?)
+    .bind(request.model().as_str())
+    .bind(request.width())
+    .bind(request.height())
+    .bind(request.steps())
+    .bind(request.rows())
+    .bind(pixel_steps(request) as i64)
+    .bind(record.rank_ms)
+    .bind(job.created_at.unix_ms())
+    .bind(record.idempotency.as_ref().map(|idempotency| idempotency.key.as_str()))
+    .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes back what can change in a record.
+pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -> Result<()> {
+    let (job, lease) = (&record.job, record.lease.as_ref());
+    sqlx::query(
+        "UPDATE jobs SET status = ?, started_at_ms = ?, ended_at_ms = ?, expires_at_ms = ?, attempts = ?, \
+         cancel_requested = ?, lease_worker = ?, lease_token = ?, lease_expires_at_ms = ?, images = ?, timings = ?, \
+         warnings = ?, error = ? WHERE id = ?",
+    )
+    .bind(job.status.name())
+    .bind(job.started_at.map(Timestamp::unix_ms))
+    .bind(job.ended_at.map(Timestamp::unix_ms))
+    .bind(job.expires_at.map(Timestamp::unix_ms))
+    .bind(job.attempts)
+    .bind(job.cancel_requested)
+    .bind(lease.map(|lease| lease.worker.as_str()))
+    .bind(lease.map(|lease| lease.token as i64))
+    .bind(lease.map(|lease| lease.expires_at.unix_ms()))
+    .bind(to_json(&job.images)?)
+    .bind(job.timings.as_ref().map(to_json).transpose()?)
+    .bind(to_json(&job.warnings)?)
+    .bind(job.error.as_ref().map(to_json).transpose()?)
+    .bind(id_bytes(job.id))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// An id as the 16 bytes that are stored.
+pub(super) fn id_bytes(id: JobId) -> Vec<u8> {
+    id.as_uuid().as_bytes().to_vec()
+}
+
+/// The column `id`.
+pub(super) fn job_id(row: &SqliteRow) -> Result<JobId> {
+    let uuid = Uuid::from_slice(row.try_get("id")?).map_err(|error| Error::Storage(format!("column id: {error}")))?;
+    Ok(JobId::from(uuid))
+}
+
+fn status(row: &SqliteRow) -> Result<JobStatus> {
+    let name: &str = row.try_get("status")?;
+    name.parse().map_err(|()| Error::Storage(format!("column status: `{name}` is no state")))
+}
+
+fn moment(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
+}
+
+fn lease(row: &SqliteRow) -> Result<Option<HeldLease>> {
+    let worker: Option<String> = row.try_get("lease_worker")?;
+    let token: Option<i64> = row.try_get("lease_token")?;
+    let held = worker.zip(token).zip(moment(row, "lease_expires_at_ms")?);
+    Ok(held.map(|((worker, token), expires_at)| HeldLease {
+        worker: WorkerId::new(worker),
+        token: token as u64,
+        expires_at,
+    }))
+}
+
+fn idempotency(row: &SqliteRow) -> Result<Option<Idempotency>> {
+    let key: Option<String> = row.try_get("idempotency_key")?;
+    let fingerprint: Option<String> = row.try_get("idempotency_fingerprint")?;
+    Ok(key.zip(fingerprint).map(|(key, fingerprint)| Idempotency { key, fingerprint }))
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::Storage(format!("a stored value cannot be read: {error}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Storage(format!("a value cannot be stored: {error}")))
+}
