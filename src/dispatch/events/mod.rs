@@ -2,6 +2,10 @@
 //!
 //! Not the truth about a job's end: that is its row in the job store, which subscribers' callers read as well.
 
+mod in_process;
+
+pub use in_process::{BusOptions, InProcessBus};
+
 use async_trait::async_trait;
 
 use crate::domain::{EventId, JobEvent, JobEventKind, JobId};
@@ -17,14 +21,15 @@ pub trait EventBus: Send + Sync {
 }
 
 /// Events of one job, in order. A slow reader of progress skips to the latest; it never misses `image` or the last event.
-#[derive(Debug)]
+/// Dropping it ends the watch; nothing stays behind.
 pub struct Subscription {
-    receiver: tokio::sync::mpsc::Receiver<JobEvent>,
+    reader: in_process::Reader,
 }
 
 impl Subscription {
-    /// The next event; `None` when the bus has nothing more to tell of this job.
+    /// The next event; `None` when the bus has nothing more to tell of this job. The future may be dropped: the event it
+    /// waited for is then the next one's.
     pub async fn next(&mut self) -> Option<JobEvent> {
-        self.receiver.recv().await
+        self.reader.next().await
     }
 }

@@ -1,5 +1,7 @@
 //! One suite a trait, run by every implementation, and the builders the suites share.
 
+mod artifacts;
+mod event_bus;
 mod job_store;
 mod job_store_files;
 
