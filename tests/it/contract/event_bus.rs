@@ -9,7 +9,7 @@ use darkroom::domain::{
 };
 use futures::FutureExt;
 
-use super::job_store::clock;
+use super::job_store_bed::clock;
 
 const OPTIONS: BusOptions = BusOptions { ended_ms: 1_000, ended_jobs: 3, idle_ms: 60_000 };
 

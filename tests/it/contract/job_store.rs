@@ -4,69 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
-    Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, LeaseState, MemoryStore,
-    NewJob, Outcome, QueueStats, Rescued, SqliteStore, StoreOptions,
+    Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, LeaseState, NewJob,
+    Outcome, QueueStats, Rescued,
 };
 use darkroom::domain::{
-    Artifact, ErrorCode, GenerationRequest, ImageFormat, Job, JobError, JobId, JobStatus, JobTimings, ManualClock,
-    ModelId, RequestDraft, Timestamp, WorkerId,
+    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, RequestDraft, Timestamp,
 };
 
+use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, succeeded};
 use super::request;
-
-pub(super) const OPTIONS: StoreOptions = StoreOptions { max_queued: 1_000, max_attempts: 3, retention_ms: 60_000 };
-const LEASE_MS: u64 = 10_000;
-
-/// A store with what a test needs around it.
-struct Bed {
-    store: Arc<dyn JobStore>,
-    clock: Arc<ManualClock>,
-    _folder: Option<tempfile::TempDir>,
-}
-
-impl Bed {
-    async fn memory(options: StoreOptions) -> Self {
-        let clock = clock();
-        Self { store: Arc::new(MemoryStore::new(options, clock.clone())), clock, _folder: None }
-    }
-
-    async fn sqlite(options: StoreOptions) -> Self {
-        let (clock, folder) = (clock(), tempfile::tempdir().unwrap());
-        let store = SqliteStore::open(&folder.path().join("jobs.db"), options, clock.clone()).await.unwrap();
-        Self { store: Arc::new(store), clock, _folder: Some(folder) }
-    }
-
-    async fn insert(&self, request: GenerationRequest) -> Job {
-        insert(&*self.store, request).await
-    }
-
-    async fn one(&self) -> ClaimedJob {
-        let mut claimed = self.store.claim(claim(1)).await.unwrap();
-        assert_eq!(claimed.len(), 1);
-        claimed.remove(0)
-    }
-}
-
-pub(super) fn clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock::at(Timestamp::from_unix_ms(1_700_000_000_000)))
-}
-
-pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {
-    match store.insert(NewJob { id: JobId::generate(), request, idempotency: None }).await.unwrap() {
-        Inserted::New(job) => job,
-        Inserted::Existing(job) => panic!("{} is not new", job.id),
-    }
-}
-
-pub(super) fn claim(max_rows: u32) -> ClaimRequest {
-    ClaimRequest {
-        worker: WorkerId::new("worker-1"),
-        models: vec![ModelId::new("tiny")],
-        max_rows,
-        max_row_pixels: u64::MAX,
-        lease_ms: LEASE_MS,
-    }
-}
 
 fn plain() -> GenerationRequest {
     request(|_| ())
@@ -74,20 +20,6 @@ fn plain() -> GenerationRequest {
 
 fn with(change: impl FnOnce(&mut RequestDraft)) -> GenerationRequest {
     request(change)
-}
-
-pub(super) fn succeeded() -> Outcome {
-    let image = Artifact {
-        index: 0,
-        seed: 7,
-        width: 64,
-        height: 64,
-        format: ImageFormat::Png,
-        size_bytes: 10,
-        sha256: "00".repeat(32),
-    };
-    let timings = JobTimings { denoise_ms: 5, decode_ms: 2, ..JobTimings::default() };
-    Outcome::Succeeded { images: vec![image], timings, warnings: vec!["the prompt was cut".to_owned()] }
 }
 
 fn ids(jobs: &[Job]) -> Vec<JobId> {

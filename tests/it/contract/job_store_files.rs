@@ -7,7 +7,8 @@ use darkroom::dispatch::jobs::{Error, JobFilter, JobStore, SqliteStore};
 use darkroom::domain::JobStatus;
 use sqlx::Connection;
 
-use super::job_store::{OPTIONS, claim, claim_all, clock, insert, succeeded};
+use super::job_store::claim_all;
+use super::job_store_bed::{OPTIONS, claim, clock, insert, succeeded};
 use super::request;
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod artifacts;
 mod event_bus;
 mod job_store;
+mod job_store_bed;
 mod job_store_files;
 
 use darkroom::domain::{
