@@ -4,5 +4,6 @@
 
 pub mod artifacts;
 pub mod events;
+pub mod hub;
 pub mod jobs;
 pub mod workers;

@@ -1,1 +1,30 @@
 //! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, survives panics.
+//!
+//! One task a device (`worker`), which owns one engine, and two loops for the whole process (`upkeep`): rescue of jobs
+//! whose worker was lost, and removal of what has expired. A picture is stored before its job says that it succeeded.
+
+mod job_run;
+mod pool;
+mod upkeep;
+mod worker;
+
+pub use pool::{Loader, PoolParts, WorkerOptions, WorkerPool};
+
+/// Why a pool cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model cannot be loaded onto a device.
+    #[error("cannot load a model for device `{device}`: {source}")]
+    Load {
+        /// Which device.
+        device: crate::domain::DeviceSpec,
+        /// What is wrong, with file and tensor.
+        source: crate::diffusion::pipelines::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start an engine: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The loading thread panicked.
+    #[error("loading a model failed unexpectedly")]
+    Panicked,
+}

@@ -1,0 +1,121 @@
+//! One job while a worker holds it, and what happens to its pictures.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::pool::PoolParts;
+use crate::diffusion::engine::EngineTimings;
+use crate::dispatch::jobs::{self, ClaimedJob, Lease, Outcome};
+use crate::domain::{Artifact, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings};
+use crate::images::{self, RgbImage};
+
+/// A job aboard.
+pub(super) struct JobRun {
+    pub claimed: ClaimedJob,
+    pub warnings: Vec<String>,
+    pictures: Vec<JoinHandle<Result<Artifact, String>>>,
+}
+
+impl JobRun {
+    pub(super) fn new(claimed: ClaimedJob) -> Self {
+        Self { claimed, warnings: Vec::new(), pictures: Vec::new() }
+    }
+
+    pub(super) fn id(&self) -> JobId {
+        self.claimed.job.id
+    }
+
+    /// Encodes, stores and announces one picture beside the engine's next step.
+    pub(super) fn store_picture(&mut self, parts: &PoolParts, index: u32, picture: RgbImage) {
+        let (parts, job) = (parts.clone(), self.claimed.job.clone());
+        self.pictures.push(tokio::spawn(async move { store_picture(&parts, &job, index, picture).await }));
+    }
+
+    /// Waits for its pictures, then ends the job: stored first, then the row, then the event.
+    pub(super) async fn succeed(self, parts: PoolParts, engine: EngineTimings) {
+        let began = Instant::now();
+        let (mut stored, mut failure) = (Vec::new(), None);
+        for picture in self.pictures {
+            match picture.await {
+                Ok(Ok(artifact)) => stored.push(artifact),
+                Ok(Err(reason)) => failure = Some(reason),
+                Err(error) => failure = Some(error.to_string()),
+            }
+        }
+        stored.sort_by_key(|artifact| artifact.index);
+        parts.metrics.decode_seconds.observe(engine.decode_ms as f64 / 1e3);
+        let timings = JobTimings {
+            encode_ms: engine.encode_ms,
+            denoise_ms: engine.denoise_ms,
+            decode_ms: engine.decode_ms,
+            store_ms: began.elapsed().as_millis() as u64,
+            ..JobTimings::default()
+        };
+        let outcome = match failure {
+            None => Outcome::Succeeded { images: stored, timings, warnings: self.warnings },
+            Some(reason) => {
+                tracing::error!(job.id = %self.claimed.job.id, %reason, "a picture could not be stored");
+                let message = "a finished picture could not be stored".to_owned();
+                Outcome::Failed(JobError { code: ErrorCode::Internal, message })
+            }
+        };
+        end(&parts, &self.claimed.lease, outcome).await;
+    }
+}
+
+async fn store_picture(parts: &PoolParts, job: &Job, index: u32, picture: RgbImage) -> Result<Artifact, String> {
+    let (request, output) = (job.request.clone(), job.request.output());
+    let (width, height) = (picture.width(), picture.height());
+    let encode = move || images::encode(&picture, output, Some(&images::describe(&request, index)));
+    let bytes = tokio::task::spawn_blocking(encode).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let stored = parts.artifacts.put(job.id, index, output.format, Bytes::from(bytes)).await.map_err(|error| error.to_string())?;
+    let artifact = Artifact {
+        index,
+        seed: job.request.image_seed(index),
+        width,
+        height,
+        format: output.format,
+        size_bytes: stored.size_bytes,
+        sha256: stored.sha256,
+    };
+    parts.events.publish(job.id, JobEventKind::Image(artifact.clone())).await;
+    Ok(artifact)
+}
+
+/// Records how an attempt ended and tells whoever watches. A store that fails is tried again for as long as the lease
+/// may last; after that, the rescue finds the job.
+pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) {
+    for pause_ms in [50, 250, 1000, 4000] {
+        match parts.jobs.finish(lease, outcome.clone()).await {
+            Ok(job) => return announce(parts, job).await,
+            Err(jobs::Error::LeaseLost(id)) => {
+                tracing::warn!(job.id = %id, "the lease was lost before the job ended; nothing is recorded");
+                return;
+            }
+            Err(error) => {
+                parts.metrics.store_errors.inc();
+                tracing::warn!(job.id = %lease.job_id, %error, "cannot record a job's end; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+            }
+        }
+    }
+    tracing::error!(job.id = %lease.job_id, "gave up recording a job's end; it will be rescued");
+}
+
+async fn announce(parts: &PoolParts, job: Job) {
+    let metrics = &parts.metrics;
+    metrics.jobs_ended.with_label_values(&[job.status.name()]).inc();
+    if let Some(timings) = job.timings {
+        metrics.job_seconds.observe(timings.total_ms as f64 / 1e3);
+    }
+    parts.hub.left(job.id);
+    let kind = match (job.status, job.error) {
+        (JobStatus::Succeeded, _) => JobEventKind::Succeeded,
+        (JobStatus::Failed, Some(error)) => JobEventKind::Failed(error),
+        _ => JobEventKind::Cancelled,
+    };
+    tracing::info!(job.id = %job.id, status = job.status.name(), "job ended");
+    parts.events.publish(job.id, kind).await;
+}

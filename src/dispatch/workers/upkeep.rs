@@ -1,0 +1,76 @@
+//! Loops that tidy up after lost workers and time.
+
+use std::time::Duration;
+
+use super::pool::PoolParts;
+use crate::dispatch::jobs::Rescued;
+use crate::domain::{JobError, JobEventKind, JobId};
+
+/// Jobs removed at once; more wait for the next round.
+const REMOVED_AT_ONCE: u32 = 200;
+const REMOVAL_PERIOD: Duration = Duration::from_secs(60);
+
+/// Requeues or ends jobs whose lease has expired. Every replica does it: the store lets one win.
+pub(super) async fn rescue(parts: PoolParts, period: Duration) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match parts.jobs.rescue_expired().await {
+            Ok(rescued) => {
+                for job in rescued {
+                    announce(&parts, job).await;
+                }
+            }
+            Err(error) => {
+                parts.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot look for lost jobs");
+            }
+        }
+    }
+}
+
+async fn announce(parts: &PoolParts, rescued: Rescued) {
+    parts.metrics.rescued.inc();
+    let (id, kind): (JobId, JobEventKind) = match rescued {
+        Rescued::Requeued(job) => (job.id, JobEventKind::Queued),
+        Rescued::Cancelled(job) => (job.id, JobEventKind::Cancelled),
+        Rescued::Failed(job) => {
+            let lost = || JobError { code: crate::domain::ErrorCode::WorkerLost, message: "its worker was lost".to_owned() };
+            (job.id, JobEventKind::Failed(job.error.unwrap_or_else(lost)))
+        }
+    };
+    tracing::warn!(job.id = %id, event = kind.name(), "a job's worker was lost");
+    if kind.is_terminal() {
+        let status = if matches!(kind, JobEventKind::Cancelled) { "cancelled" } else { "failed" };
+        parts.metrics.jobs_ended.with_label_values(&[status]).inc();
+        // A lost attempt may have left pictures; nobody will ask for them.
+        if let Err(error) = parts.artifacts.remove(id).await {
+            tracing::warn!(job.id = %id, %error, "cannot remove the pictures of a lost job");
+        }
+    }
+    parts.events.publish(id, kind).await;
+    parts.hub.wake();
+}
+
+/// Forgets ended jobs past their time, and their pictures.
+pub(super) async fn remove_expired(parts: PoolParts) {
+    let mut ticks = tokio::time::interval(REMOVAL_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match parts.jobs.remove_expired(REMOVED_AT_ONCE).await {
+            Ok(jobs) => {
+                for job in jobs {
+                    if let Err(error) = parts.artifacts.remove(job.id).await {
+                        tracing::warn!(job.id = %job.id, %error, "cannot remove the pictures of an expired job");
+                    }
+                }
+            }
+            Err(error) => {
+                parts.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot remove expired jobs");
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! One device's task: between the store and its engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Error;
+use super::job_run::{JobRun, end};
+use super::pool::{PoolParts, WorkerOptions};
+use crate::diffusion::engine::{self, BatchReport, EngineEvent, EngineHandle, EngineJob};
+use crate::diffusion::pipelines::Pipeline;
+use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
+use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome};
+use crate::domain::{
+    DeviceSpec, ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
+};
+use crate::images;
+
+/// Events an engine may be ahead of its worker; a full channel slows the engine down only for those that must arrive.
+const EVENTS: usize = 1024;
+
+pub(super) struct Worker {
+    id: WorkerId,
+    device: DeviceSpec,
+    models: Vec<ModelId>,
+    pipelines: Vec<Arc<dyn Pipeline>>,
+    parts: PoolParts,
+    options: WorkerOptions,
+    stop: watch::Receiver<Option<Instant>>,
+    engine: EngineHandle,
+    events: mpsc::Receiver<EngineEvent>,
+    /// In the engine's hands.
+    aboard: HashMap<JobId, JobRun>,
+    /// Drawn; their pictures are being stored.
+    ending: JoinSet<JobId>,
+    ending_leases: HashMap<JobId, ClaimedJob>,
+    batches: u64,
+}
+
+fn start_engine(pipelines: &[Arc<dyn Pipeline>], options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
+    let (sender, events) = mpsc::channel(EVENTS);
+    let sink = Box::new(move |event: EngineEvent| match event {
+        EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) => {
+            // A watcher skips to the latest anyway.
+            let _ = sender.try_send(event);
+        }
+        // A worker that is gone has handed its jobs back.
+        _ => drop(sender.blocking_send(event)),
+    });
+    Ok((engine::start(pipelines.to_vec(), options.engine.clone(), sink)?, events))
+}
+
+impl Worker {
+    pub(super) fn start(
+        id: WorkerId,
+        device: DeviceSpec,
+        pipelines: Vec<Arc<dyn Pipeline>>,
+        (parts, options): (PoolParts, WorkerOptions),
+        stop: watch::Receiver<Option<Instant>>,
+    ) -> Result<Self, Error> {
+        let (engine, events) = start_engine(&pipelines, &options)?;
+        let worker = Self {
+            models: pipelines.iter().map(|pipeline| pipeline.info().id.clone()).collect(),
+            id,
+            device,
+            pipelines,
+            parts,
+            options,
+            stop,
+            engine,
+            events,
+            aboard: HashMap::new(),
+            ending: JoinSet::new(),
+            ending_leases: HashMap::new(),
+            batches: 0,
+        };
+        worker.report();
+        Ok(worker)
+    }
+
+    /// Until told to stop: an event of the engine, a heartbeat, a cancel, or a look at the queue, whichever comes first.
+    pub(super) async fn run(mut self) {
+        let mut heartbeats = interval(self.options.lease / 3);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(self.options.poll);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let hub = self.parts.hub.clone();
+        let mut cancels = hub.cancels();
+        let mut stop = self.stop.clone();
+        loop {
+            // Asked for before looking at the queue, so that no job slips in between.
+            let woken = hub.woken();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if stop.borrow().is_none() && self.aboard.is_empty() {
+                self.claim().await;
+            }
+            self.report();
+            let deadline = *stop.borrow();
+            if deadline.is_some() && self.aboard.is_empty() && self.ending.is_empty() {
+                break;
+            }
+            tokio::select! {
+                Some(event) = self.events.recv() => self.heed(event).await,
+                Some(ended) = self.ending.join_next(), if !self.ending.is_empty() => {
+                    if let Ok(job) = ended {
+                        self.ending_leases.remove(&job);
+                    }
+                }
+                _ = heartbeats.tick() => self.heartbeat().await,
+                cancel = cancels.recv() => self.heed_cancel(cancel),
+                () = &mut woken => {}
+                _ = polls.tick() => {}
+                Ok(()) = stop.changed() => {}
+                () = until(deadline), if deadline.is_some() => break,
+            }
+        }
+        self.leave().await;
+    }
+
+    async fn claim(&mut self) {
+        let caps = self.options.engine.caps;
+        let request = ClaimRequest {
+            worker: self.id.clone(),
+            models: self.models.clone(),
+            max_rows: caps.max_rows,
+            max_row_pixels: caps.max_row_pixels,
+            lease_ms: self.options.lease.as_millis() as u64,
+        };
+        let claimed = match self.parts.jobs.claim(request).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.parts.metrics.store_errors.inc();
+                tracing::warn!(worker = %self.id, %error, "cannot claim jobs");
+                return;
+            }
+        };
+        let mut jobs = Vec::new();
+        for claimed in claimed {
+            let job = &claimed.job;
+            let waited = job.started_at.map_or(0, |started| started.ms_since(job.created_at));
+            self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
+            self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
+            tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
+            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()) });
+            self.aboard.insert(job.id, JobRun::new(claimed));
+        }
+        if !jobs.is_empty() && self.engine.admit(jobs).is_err() {
+            self.restart_engine().await;
+        }
+    }
+
+    async fn heed(&mut self, event: EngineEvent) {
+        match event {
+            EngineEvent::Started { job, warnings } => {
+                if let Some(run) = self.aboard.get_mut(&job) {
+                    run.warnings = warnings;
+                }
+            }
+            EngineEvent::Progress { job, image, step, total } if self.aboard.contains_key(&job) => {
+                self.parts.hub.advanced(job, ImageProgress { image, step, steps: total });
+                self.parts.events.publish(job, JobEventKind::Progress { image, step, total }).await;
+            }
+            EngineEvent::Preview { job, image, step, picture } if self.aboard.contains_key(&job) => {
+                // One pixel a latent pixel: encoding it takes well under a millisecond.
+                let output = OutputOptions { format: ImageFormat::Jpeg, quality: 80 };
+                if let Ok(jpeg) = images::encode(&picture, output, None) {
+                    self.parts.events.publish(job, JobEventKind::Preview { image, step, jpeg: jpeg.into() }).await;
+                }
+            }
+            EngineEvent::Image { job, image, picture } => {
+                if let Some(run) = self.aboard.get_mut(&job) {
+                    run.store_picture(&self.parts, image, picture);
+                }
+            }
+            EngineEvent::Finished { job, timings } => {
+                if let Some(run) = self.aboard.remove(&job) {
+                    self.ending_leases.insert(job, run.claimed.clone());
+                    let parts = self.parts.clone();
+                    self.ending.spawn(async move {
+                        run.succeed(parts, timings).await;
+                        job
+                    });
+                }
+            }
+            EngineEvent::Failed { job, code, message } => self.end(job, Outcome::Failed(JobError { code, message })).await,
+            EngineEvent::Cancelled { job } => self.end(job, Outcome::Cancelled).await,
+            EngineEvent::Batch(report) => self.measure(report),
+            EngineEvent::Progress { .. } | EngineEvent::Preview { .. } => {}
+        }
+    }
+
+    async fn end(&mut self, job: JobId, outcome: Outcome) {
+        if let Some(run) = self.aboard.remove(&job) {
+            end(&self.parts, &run.claimed.lease, outcome).await;
+            if let Err(error) = self.parts.artifacts.remove(job).await {
+                tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
+            }
+        }
+    }
+
+    fn measure(&mut self, report: BatchReport) {
+        self.batches += 1;
+        let metrics = &self.parts.metrics;
+        metrics.batch_rows.observe(f64::from(report.rows));
+        metrics.batch_samples.observe(f64::from(report.samples));
+        metrics.batch_jobs.observe(f64::from(report.jobs));
+        metrics.step_seconds.observe(report.micros as f64 / 1e6);
+        let (width, height) = (report.width.to_string(), report.height.to_string());
+        match report.steps {
+            Some(steps) => {
+                let model = self.aboard.values().next().map_or("", |run| run.claimed.job.request.model().as_str());
+                metrics.batches.with_label_values(&[model, &width, &height, &steps.to_string()]).inc();
+            }
+            None => metrics.batches_mixed.inc(),
+        }
+        let pixels = u64::from(report.width) * u64::from(report.height);
+        self.parts.hub.worked(Work { pixel_steps: u64::from(report.samples) * pixels, micros: report.micros });
+    }
+
+    async fn heartbeat(&mut self) {
+        if !self.engine.is_alive() {
+            self.restart_engine().await;
+        }
+        let held = self.aboard.values().map(|run| &run.claimed).chain(self.ending_leases.values());
+        let leases: Vec<_> = held.map(|claimed| claimed.lease.clone()).collect();
+        if leases.is_empty() {
+            return;
+        }
+        match self.parts.jobs.heartbeat(&leases, self.options.lease.as_millis() as u64).await {
+            Ok(states) => {
+                for (lease, state) in leases.iter().zip(states) {
+                    match state {
+                        LeaseState::Held => {}
+                        LeaseState::CancelRequested => self.engine.cancel(lease.job_id),
+                        LeaseState::Lost => {
+                            // Somebody else has it now: whatever the engine still says of it is not heeded.
+                            if self.aboard.remove(&lease.job_id).is_some() {
+                                tracing::warn!(job.id = %lease.job_id, worker = %self.id, "lease lost");
+                                self.parts.hub.left(lease.job_id);
+                                self.engine.cancel(lease.job_id);
+                            }
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                self.parts.metrics.store_errors.inc();
+                tracing::warn!(worker = %self.id, %error, "cannot renew leases");
+            }
+        }
+    }
+
+    fn heed_cancel(&self, cancel: Result<JobId, broadcast::error::RecvError>) {
+        // Cancels missed by a slow receiver are learnt from the heartbeat.
+        if let Ok(job) = cancel
+            && self.aboard.contains_key(&job)
+        {
+            self.engine.cancel(job);
+        }
+    }
+
+    /// The engine's thread has ended against all expectation: its jobs fail, a new one takes its place.
+    async fn restart_engine(&mut self) {
+        tracing::error!(worker = %self.id, "the engine ended unexpectedly; starting another");
+        let jobs: Vec<JobId> = self.aboard.keys().copied().collect();
+        for job in jobs {
+            let message = "the engine ended unexpectedly".to_owned();
+            self.end(job, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
+        }
+        match start_engine(&self.pipelines, &self.options) {
+            Ok((engine, events)) => (self.engine, self.events) = (engine, events),
+            Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),
+        }
+    }
+
+    /// Stops the engine, waits for pictures being stored, and hands back what is still aboard.
+    async fn leave(mut self) {
+        let engine = self.engine;
+        // The engine may be waiting for room in the channel: taking its events lets it see the stop.
+        let stopped = tokio::task::spawn_blocking(move || engine.stop());
+        while self.events.recv().await.is_some() {}
+        if let Err(error) = stopped.await {
+            tracing::warn!(%error, "the engine's stop failed");
+        }
+        while self.ending.join_next().await.is_some() {}
+        for run in self.aboard.into_values() {
+            match self.parts.jobs.release(&run.claimed.lease).await {
+                Ok(_) => {
+                    self.parts.events.publish(run.id(), JobEventKind::Queued).await;
+                    tracing::info!(job.id = %run.id(), "handed back to the queue");
+                }
+                Err(error) => tracing::warn!(job.id = %run.id(), %error, "cannot hand a job back; it will be rescued"),
+            }
+        }
+    }
+
+    fn report(&self) {
+        let state = match (self.stop.borrow().is_some(), self.engine.is_alive(), self.aboard.is_empty()) {
+            (_, false, _) => WorkerState::Failed,
+            (true, true, _) => WorkerState::Draining,
+            (false, true, true) => WorkerState::Idle,
+            (false, true, false) => WorkerState::Busy,
+        };
+        let status = WorkerStatus { device: self.device.to_string(), state, jobs: self.aboard.len() as u32, batches: self.batches };
+        self.parts.hub.report(&self.id, status);
+    }
+}
+
+/// Resolves at the deadline.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
