@@ -1,0 +1,216 @@
+//! A JSON body to a `RequestDraft`, field by field, so that every fault is told at once: unknown fields, fields given
+//! twice, wrong types.
+
+use std::fmt;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::domain::{FieldError, RequestDraft};
+use crate::http::errors::{Problem, Result};
+use crate::service::Error;
+
+const FIELDS: [&str; 15] = [
+    "model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule", "eta",
+    "seed", "num_images", "output", "priority", "metadata",
+];
+
+/// An object's members in order, twice-given ones included.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// The draft a body stands for.
+pub(in crate::http) fn parse(headers: &HeaderMap, body: std::result::Result<Bytes, axum::extract::rejection::BytesRejection>, limit: usize) -> Result<RequestDraft> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if essence != "application/json" {
+        let detail = format!("Content-Type is `{kind}`; send application/json");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body has more than {limit} bytes"))
+        }
+        status => Problem::new(status, "bad_body", "the body could not be read"),
+    })?;
+    let members: Members = serde_json::from_slice(&body)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is no JSON object: {error}")))?;
+    let mut reader = Reader::default();
+    for (name, value) in members.0 {
+        reader.member(&name, value);
+    }
+    if reader.faults.is_empty() { Ok(reader.draft) } else { Err(Error::Invalid(reader.faults).into()) }
+}
+
+#[derive(Default)]
+struct Reader {
+    draft: RequestDraft,
+    seen: Vec<String>,
+    faults: Vec<FieldError>,
+}
+
+impl Reader {
+    fn member(&mut self, name: &str, value: Value) {
+        if self.seen.iter().any(|seen| seen == name) {
+            self.faults.push(FieldError::new(name, value, "is given twice"));
+            return;
+        }
+        self.seen.push(name.to_owned());
+        // null means: not said.
+        if value.is_null() && FIELDS.contains(&name) {
+            return;
+        }
+        match name {
+            "model" => self.draft.model = self.text(name, value),
+            "prompt" => self.draft.prompt = self.text(name, value),
+            "negative_prompt" => self.draft.negative_prompt = self.text(name, value),
+            "width" => self.draft.width = self.integer(name, value),
+            "height" => self.draft.height = self.integer(name, value),
+            "steps" => self.draft.steps = self.integer(name, value),
+            "guidance_scale" => self.draft.guidance_scale = self.real(name, value),
+            "sampler" => self.draft.sampler = self.text(name, value),
+            "sigma_schedule" => self.draft.sigma_schedule = self.text(name, value),
+            "eta" => self.draft.eta = self.real(name, value),
+            "seed" => self.draft.seed = self.wide(name, value),
+            "num_images" => self.draft.num_images = self.integer(name, value),
+            "priority" => self.draft.priority = self.text(name, value),
+            "metadata" => match value {
+                Value::Object(map) => self.draft.metadata = Some(map),
+                other => self.wrong(name, other, "an object"),
+            },
+            "output" => match value {
+                Value::Object(map) => map.into_iter().for_each(|(name, value)| self.output(&name, value)),
+                other => self.wrong(name, other, "an object with `format` and `quality`"),
+            },
+            unknown => self.unknown(unknown, value),
+        }
+    }
+
+    fn output(&mut self, name: &str, value: Value) {
+        match name {
+            "format" => self.draft.output_format = self.text("output.format", value),
+            "quality" => self.draft.output_quality = self.integer("output.quality", value),
+            other => self.faults.push(FieldError::new(format!("output.{other}"), value, "is unknown; `output` has `format` and `quality`")),
+        }
+    }
+
+    fn unknown(&mut self, name: &str, value: Value) {
+        let nearest = FIELDS.iter().map(|field| (distance(field, name), *field)).min();
+        let hint = match nearest {
+            Some((far, field)) if far <= 3 && far < name.len() => format!("; did you mean `{field}`?"),
+            _ => String::new(),
+        };
+        self.faults.push(FieldError::new(name.chars().take(64).collect::<String>(), value, format!("is unknown{hint}")));
+    }
+
+    fn wrong(&mut self, name: &str, value: Value, expected: &str) {
+        self.faults.push(FieldError::new(name, value, format!("must be {expected}")));
+    }
+
+    fn text(&mut self, name: &str, value: Value) -> Option<String> {
+        match value {
+            Value::String(text) => return Some(text),
+            Value::Null => {}
+            other => self.wrong(name, other, "text"),
+        }
+        None
+    }
+
+    fn wide(&mut self, name: &str, value: Value) -> Option<i128> {
+        let number = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+        // 20.0 is an integer written by a language that knows only one kind of number.
+        let whole = || value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i128);
+        let number = number.or_else(whole);
+        if number.is_none() && !value.is_null() {
+            self.wrong(name, value, "an integer");
+        }
+        number
+    }
+
+    fn integer(&mut self, name: &str, value: Value) -> Option<i64> {
+        // Far out of every range either way: the check that follows names the range.
+        self.wide(name, value).map(|number| number.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+    }
+
+    fn real(&mut self, name: &str, value: Value) -> Option<f64> {
+        let number = value.as_f64();
+        if number.is_none() && !value.is_null() {
+            self.wrong(name, value, "a number");
+        }
+        number
+    }
+}
+
+/// Levenshtein's: how many letters to change, add or drop.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let cost = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn read(body: &str) -> Result<RequestDraft> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))]);
+        parse(&headers, Ok(Bytes::copy_from_slice(body.as_bytes())), 1000)
+    }
+
+    fn faults(body: &str) -> Vec<(String, String)> {
+        read(body).expect_err("faulty").errors.into_iter().map(|fault| (fault.field, fault.message)).collect()
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let told = faults(r#"{"prompt": 7, "widht": 128, "steps": "20", "output": {"format": "png", "size": 1}, "seed": 1.5, "zzz": 0, "prompt": "x"}"#);
+        let fields: Vec<&str> = told.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["prompt", "widht", "steps", "output.size", "seed", "zzz", "prompt"]);
+        assert!(told[1].1.contains("did you mean `width`?"), "{}", told[1].1);
+        assert_eq!(told[6].1, "is given twice");
+    }
+
+    #[test]
+    fn numbers_far_out_of_range_reach_the_check_that_names_the_range() {
+        let draft = read(r#"{"prompt": "x", "steps": 1000000000, "seed": 18446744073709551615, "width": -5, "height": 128.0}"#).expect("read");
+        assert_eq!((draft.steps, draft.seed), (Some(1_000_000_000), Some(u64::MAX.into())));
+        assert_eq!((draft.width, draft.height), (Some(-5), Some(128)));
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_body() {
+        for body in ["", "[]", "{", "7", "{\"guidance_scale\": NaN}"] {
+            assert_eq!(read(body).expect_err("refused").status, 400, "{body}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Our own API, `/v1`.
+
+pub(super) mod body;
+pub(super) mod events;
+pub(super) mod images;
+pub(super) mod jobs;
+pub(super) mod models;
+mod types;

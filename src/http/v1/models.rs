@@ -1,0 +1,62 @@
+//! What can be asked for, and how the server does.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::domain::{ErrorCode, ModelInfo, SamplerKind, SigmaSchedule};
+use crate::http::Door;
+use crate::http::errors::{Problem, Result};
+
+fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
+    let limits = door.service.limits();
+    let mut value = serde_json::to_value(model).unwrap_or_default();
+    value["default"] = is_default.into();
+    value["limits"] = json!({
+        "max_steps": limits.max_steps, "max_num_images": limits.max_num_images, "max_pixels": limits.max_pixels,
+        "max_prompt_chars": limits.max_prompt_chars,
+    });
+    value
+}
+
+/// Served models, with their sizes, samplers, defaults and limits; the first is the default.
+#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "{models: [...]}", body = Value)))]
+pub(in crate::http) async fn models(State(door): State<Door>) -> Json<Value> {
+    let models: Vec<Value> = door.service.models().iter().enumerate().map(|(k, model)| about(model, k == 0, &door)).collect();
+    Json(json!({ "models": models }))
+}
+
+/// One model.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "The model's id.")),
+    responses((status = 200, description = "The model.", body = Value),
+        (status = 404, description = "No such model.", body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn model(State(door): State<Door>, Path(id): Path<String>) -> Result<Json<Value>> {
+    let models = door.service.models();
+    let found = models.iter().position(|model| model.id.as_str() == id);
+    let missing = || Problem::new(StatusCode::NOT_FOUND, ErrorCode::ModelNotFound.name(), "no such model is served here; /v1/models lists those that are");
+    let at = found.ok_or_else(missing)?;
+    Ok(Json(about(&models[at], at == 0, &door)))
+}
+
+/// Samplers and sigma schedules this server knows; which of them a model takes stands in /v1/models.
+#[utoipa::path(get, path = "/v1/samplers", tag = "models", responses((status = 200, description = "{samplers: [...], sigma_schedules: [...]}", body = Value)))]
+pub(in crate::http) async fn samplers() -> Json<Value> {
+    let label = |kind: SamplerKind| match kind {
+        SamplerKind::Ddpm => ("DDPM", "DDPMScheduler"),
+        SamplerKind::Ddim => ("DDIM", "DDIMScheduler"),
+        SamplerKind::Euler => ("Euler", "EulerDiscreteScheduler"),
+        SamplerKind::EulerAncestral => ("Euler a", "EulerAncestralDiscreteScheduler"),
+        SamplerKind::DpmPp2m => ("DPM++ 2M", "DPMSolverMultistepScheduler"),
+    };
+    let samplers: Vec<Value> =
+        SamplerKind::ALL.iter().map(|kind| json!({"name": kind.name(), "label": label(*kind).0, "diffusers": label(*kind).1})).collect();
+    let schedules: Vec<Value> = SigmaSchedule::ALL.iter().map(|schedule| json!({"name": schedule.name()})).collect();
+    Json(json!({"samplers": samplers, "sigma_schedules": schedules}))
+}
+
+/// The server at a glance: queue, speed, workers.
+#[utoipa::path(get, path = "/v1/stats", tag = "operations", responses((status = 200, description = "Queue, speed and workers.", body = Value)))]
+pub(in crate::http) async fn stats(State(door): State<Door>) -> Result<Json<Value>> {
+    Ok(Json(serde_json::to_value(door.service.stats().await?).unwrap_or_default()))
+}

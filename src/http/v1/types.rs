@@ -1,0 +1,194 @@
+//! The JSON of `/v1`.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::domain::{Artifact, ImageFormat, ImageProgress, JobStatus};
+use crate::service::JobView;
+
+/// What a client sends to have pictures drawn. Only `prompt` is required; unknown fields are refused.
+#[derive(ToSchema)]
+#[schema(example = json!({"prompt": "a red house in the snow at night", "seed": 7, "num_images": 2}))]
+#[expect(dead_code, reason = "it describes what `body::parse` reads field by field, so that all faults are told at once")]
+pub(super) struct CreateJobBody {
+    /// A model's id; the server's first model when absent.
+    model: Option<String>,
+    /// What to draw.
+    prompt: String,
+    /// What to keep away from; has an effect when `guidance_scale` is above 1.
+    negative_prompt: Option<String>,
+    /// In pixels; a multiple of the model's `size_multiple`.
+    width: Option<u32>,
+    /// In pixels; a multiple of the model's `size_multiple`.
+    height: Option<u32>,
+    /// Sampler steps.
+    steps: Option<u32>,
+    /// Classifier-free guidance, 0 to 100; 1 or less: none.
+    guidance_scale: Option<f64>,
+    /// The sampler: `ddpm`, `ddim`, `euler`, `euler_a`, `dpmpp_2m`.
+    sampler: Option<String>,
+    /// Which noise levels it visits: `default`, `karras`.
+    sigma_schedule: Option<String>,
+    /// DDIM's eta, 0 to 1.
+    eta: Option<f64>,
+    /// 0 to 2^63-1; drawn and reported when absent. The same seed gives the same picture.
+    seed: Option<u64>,
+    /// Pictures to draw; picture i uses seed + i.
+    num_images: Option<u32>,
+    /// How the pictures are encoded.
+    output: Option<OutputBody>,
+    /// `interactive`, `normal` or `bulk`.
+    priority: Option<String>,
+    /// Your own words, handed back as they came.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+}
+
+/// How pictures are encoded.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(super) struct OutputBody {
+    /// `png`, `jpeg` or `webp`.
+    format: Option<String>,
+    /// 1 to 100; `jpeg` and `webp` only.
+    quality: Option<u8>,
+}
+
+/// A job.
+#[derive(Serialize, ToSchema)]
+pub(super) struct JobBody {
+    /// UUIDv7.
+    id: String,
+    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    status: &'static str,
+    /// RFC 3339, as all times.
+    created_at: String,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    /// When the job and its pictures are removed.
+    expires_at: Option<String>,
+    /// Jobs before it, while it waits: 0 is next.
+    queue_position: Option<u64>,
+    /// When it will likely have ended, in milliseconds from now.
+    eta_ms: Option<u64>,
+    progress: ProgressBody,
+    /// The request with every default resolved; can be sent again as it stands.
+    #[schema(value_type = CreateJobBody)]
+    request: Value,
+    /// Stored pictures.
+    images: Vec<ImageBody>,
+    /// Where the time went, in milliseconds; set when it ended.
+    timings: Option<Value>,
+    /// How often a worker took it.
+    attempts: u32,
+    /// Somebody asked for its end; it leaves at the next step.
+    cancel_requested: bool,
+    /// Things to know, such as a prompt that was cut.
+    warnings: Vec<String>,
+    /// Why it failed: {code, message}.
+    #[schema(value_type = Option<Object>)]
+    error: Option<Value>,
+    links: Links,
+}
+
+/// How far a job is.
+#[derive(Serialize, ToSchema)]
+struct ProgressBody {
+    /// Steps taken, all pictures together.
+    step: u64,
+    /// Steps in all, all pictures together.
+    steps: u64,
+    /// By picture: {image, step, steps}.
+    #[schema(value_type = Vec<Object>)]
+    images: Vec<ImageProgress>,
+}
+
+/// A stored picture.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ImageBody {
+    index: u32,
+    /// Where to fetch it; in another format by `Accept`.
+    url: String,
+    /// Draws this picture again, alone.
+    seed: u64,
+    width: u32,
+    height: u32,
+    /// As stored.
+    content_type: &'static str,
+    size_bytes: u64,
+    /// Lower-case hex, of the file as stored.
+    sha256: String,
+}
+
+/// Where things are.
+#[derive(Serialize, ToSchema)]
+struct Links {
+    #[serde(rename = "self")]
+    this: String,
+    events: String,
+    /// The first picture's.
+    image: String,
+}
+
+/// Jobs, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct JobList {
+    pub(super) jobs: Vec<JobBody>,
+    /// Ask again with `cursor` set to this; null at the end.
+    pub(super) next_cursor: Option<String>,
+}
+
+pub(super) fn image_body(job: &str, artifact: &Artifact) -> ImageBody {
+    ImageBody {
+        index: artifact.index,
+        url: format!("/v1/jobs/{job}/images/{}", artifact.index),
+        seed: artifact.seed,
+        width: artifact.width,
+        height: artifact.height,
+        content_type: artifact.format.content_type(),
+        size_bytes: artifact.size_bytes,
+        sha256: artifact.sha256.clone(),
+    }
+}
+
+impl From<JobView> for JobBody {
+    fn from(view: JobView) -> Self {
+        let JobView { job, queue_position, eta_ms, progress } = view;
+        let id = job.id.to_string();
+        let total = u64::from(job.request.steps()) * u64::from(job.request.num_images());
+        let mut request = serde_json::to_value(&job.request).unwrap_or_default();
+        // Quality means nothing for a PNG and is refused there: the request must be one that can be sent again.
+        if job.request.output().format == ImageFormat::Png
+            && let Some(output) = request["output"].as_object_mut()
+        {
+            output.remove("quality");
+        }
+        Self {
+            status: job.status.name(),
+            created_at: job.created_at.to_string(),
+            started_at: job.started_at.map(|at| at.to_string()),
+            ended_at: job.ended_at.map(|at| at.to_string()),
+            expires_at: job.expires_at.map(|at| at.to_string()),
+            queue_position,
+            eta_ms,
+            progress: ProgressBody {
+                step: match job.status {
+                    JobStatus::Succeeded => total,
+                    _ => progress.iter().map(|image| u64::from(image.step)).sum(),
+                },
+                steps: total,
+                images: progress,
+            },
+            request,
+            images: job.images.iter().map(|artifact| image_body(&id, artifact)).collect(),
+            timings: job.timings.map(|timings| json!(timings)),
+            attempts: job.attempts,
+            cancel_requested: job.cancel_requested && !job.status.is_terminal(),
+            warnings: job.warnings,
+            error: job.error.map(|error| json!(error)),
+            links: Links { this: format!("/v1/jobs/{id}"), events: format!("/v1/jobs/{id}/events"), image: format!("/v1/jobs/{id}/images/0") },
+            id,
+        }
+    }
+}

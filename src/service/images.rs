@@ -1,0 +1,55 @@
+//! Finished pictures, in the encoding asked for.
+
+use bytes::Bytes;
+
+use super::{Error, GenerationService, Result};
+use crate::domain::{Artifact, ImageFormat, JobId, OutputOptions};
+use crate::images;
+
+/// Quality of a picture encoded again for a client that asked for another format.
+const TRANSCODED_QUALITY: u8 = 90;
+
+/// A picture's bytes.
+#[derive(Clone, Debug)]
+pub struct StoredImage {
+    /// What is known of it.
+    pub artifact: Artifact,
+    /// The encoding of `bytes`.
+    pub format: ImageFormat,
+    /// The file.
+    pub bytes: Bytes,
+}
+
+impl GenerationService {
+    /// What is known of one picture, without reading it.
+    ///
+    /// # Errors
+    /// No such job or picture (yet); a store that failed.
+    pub async fn artifact(&self, id: JobId, index: u32) -> Result<Artifact> {
+        let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+        let found = job.images.into_iter().find(|artifact| artifact.index == index);
+        found.ok_or(Error::ImageNotFound { job: id, index, ended: job.status.is_terminal() })
+    }
+
+    /// One picture, encoded again when `format` is not what is stored.
+    ///
+    /// # Errors
+    /// No such job or picture (yet); a store that failed.
+    pub async fn image(&self, id: JobId, index: u32, format: Option<ImageFormat>) -> Result<StoredImage> {
+        let artifact = self.artifact(id, index).await?;
+        let missing = || Error::ImageNotFound { job: id, index, ended: true };
+        let bytes = self.parts.artifacts.get(id, index, artifact.format).await?.ok_or_else(missing)?;
+        let format = format.unwrap_or(artifact.format);
+        if format == artifact.format {
+            return Ok(StoredImage { artifact, format, bytes });
+        }
+        let (stored, output) = (artifact.format, OutputOptions { format, quality: TRANSCODED_QUALITY });
+        let transcode = move || images::encode(&images::decode(&bytes, stored)?, output, None);
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::error!(job.id = %id, %error, "cannot encode a picture again");
+            Error::Internal
+        };
+        let bytes = tokio::task::spawn_blocking(transcode).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        Ok(StoredImage { artifact, format, bytes: bytes.into() })
+    }
+}

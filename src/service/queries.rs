@@ -1,0 +1,118 @@
+//! Reading: jobs, statistics, readiness.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Error, GenerationService, JobView, Result};
+use crate::dispatch::hub::{WorkerState, WorkerStatus};
+use crate::dispatch::jobs::JobFilter;
+use crate::domain::{JobId, JobStatus};
+
+/// Some jobs, and where the next ones begin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// Newest first.
+    pub jobs: Vec<JobView>,
+    /// Ask for jobs before this one; `None` at the end.
+    pub next: Option<JobId>,
+}
+
+/// The server at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// Jobs waiting.
+    pub queued: u64,
+    /// Jobs with a worker.
+    pub running: u64,
+    /// Most jobs that may wait.
+    pub max_queued: u64,
+    /// Pictures x steps x pixels of all jobs waiting and running.
+    pub pixel_steps_ahead: u64,
+    /// Pixel-steps a second, as lately measured.
+    pub pixel_steps_per_second: Option<f64>,
+    /// Workers of this process, by name.
+    pub workers: BTreeMap<String, WorkerStatus>,
+    /// Whether this process takes nothing new.
+    pub draining: bool,
+}
+
+/// Whether a load balancer should send requests here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Yes or no.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+impl GenerationService {
+    /// One job.
+    ///
+    /// # Errors
+    /// No such job; a store that failed.
+    pub async fn get(&self, id: JobId) -> Result<JobView> {
+        let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+        self.view(job).await
+    }
+
+    /// Jobs, newest first.
+    ///
+    /// # Errors
+    /// A store that failed.
+    pub async fn list(&self, status: Option<JobStatus>, before: Option<JobId>, limit: u32) -> Result<Page> {
+        // One more than asked tells whether there are more.
+        let filter = JobFilter { status, before, limit: limit.saturating_add(1) };
+        let mut jobs = self.parts.jobs.list(filter).await?;
+        let more = jobs.len() > limit as usize;
+        jobs.truncate(limit as usize);
+        let next = if more { jobs.last().map(|job| job.id) } else { None };
+        let mut views = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            views.push(self.view(job).await?);
+        }
+        Ok(Page { jobs: views, next })
+    }
+
+    /// The server at a glance.
+    ///
+    /// # Errors
+    /// A store that failed.
+    pub async fn stats(&self) -> Result<Stats> {
+        let queue = self.parts.jobs.stats().await?;
+        let workers = self.parts.hub.workers();
+        self.parts.metrics.queue_depth.set(queue.queued as i64);
+        self.parts.metrics.jobs_running.set(queue.running as i64);
+        for state in [WorkerState::Idle, WorkerState::Busy, WorkerState::Draining, WorkerState::Failed] {
+            let count = workers.values().filter(|worker| worker.state == state).count();
+            let name = format!("{state:?}").to_lowercase();
+            self.parts.metrics.workers.with_label_values(&[&name]).set(count as i64);
+        }
+        Ok(Stats {
+            queued: queue.queued,
+            running: queue.running,
+            max_queued: self.options.max_queued,
+            pixel_steps_ahead: queue.pixel_steps,
+            pixel_steps_per_second: self.parts.hub.speed(),
+            workers: workers.into_iter().map(|(id, status)| (id.to_string(), status)).collect(),
+            draining: self.parts.hub.is_draining(),
+        })
+    }
+
+    /// Whether a load balancer should send requests here.
+    pub async fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        if self.parts.hub.is_draining() {
+            reasons.push("draining: shutting down".to_owned());
+        }
+        if let Err(error) = self.parts.jobs.ping().await {
+            tracing::warn!(%error, "the job store does not answer");
+            reasons.push("the job store does not answer".to_owned());
+        }
+        let workers = self.parts.hub.workers();
+        if workers.values().all(|worker| worker.state == WorkerState::Failed) {
+            reasons.push("no device works".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
