@@ -1,1 +1,234 @@
 //! Composition root: Settings -> App; the only file that picks concrete stores and pipelines.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::config::Settings;
+use crate::diffusion::batching::BatchCaps;
+use crate::diffusion::engine::{EngineOptions, FaultHook};
+use crate::diffusion::pipelines::{self, ModelSource, Pipeline};
+use crate::dispatch::artifacts::ArtifactStore;
+use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
+use crate::dispatch::hub::WorkerHub;
+use crate::dispatch::jobs::{JobStore, MemoryStore, SqliteStore, StoreOptions};
+use crate::dispatch::workers::{Loader, PoolParts, WorkerOptions, WorkerPool};
+use crate::domain::{Clock, DeviceSpec, SystemClock};
+use crate::http::{self, HttpOptions};
+use crate::service::{GenerationService, ServiceOptions, ServiceParts};
+use crate::telemetry::Metrics;
+
+/// Idle workers look this often for jobs that another process accepted.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Where jobs and pictures are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// SQLite and files under `data_dir`.
+    Durable,
+    /// In memory: gone with the process.
+    Memory,
+}
+
+/// What tests may put in place of the usual.
+#[derive(Clone, Default)]
+pub struct Seams {
+    /// Makes named points of the engine fail.
+    pub fault: Option<FaultHook>,
+}
+
+/// Everything one process runs.
+pub struct App {
+    router: axum::Router,
+    service: Arc<GenerationService>,
+    pool: WorkerPool,
+    drain: Duration,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("drain", &self.drain).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Opens the stores, loads the models and starts the workers.
+    ///
+    /// # Errors
+    /// The first thing that cannot be opened or loaded, as a sentence naming it.
+    pub async fn build(settings: &Settings, storage: Storage, seams: Seams) -> Result<Self, String> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
+        let (jobs, artifacts) = open_stores(settings, storage, clock.clone()).await?;
+        let events: Arc<dyn EventBus> = Arc::new(InProcessBus::new(BusOptions::default(), clock.clone()));
+        let hub = Arc::new(WorkerHub::default());
+        let parts = PoolParts {
+            jobs: jobs.clone(),
+            events: events.clone(),
+            artifacts: artifacts.clone(),
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+        };
+        let sources = model_sources(settings)?;
+        let pool = WorkerPool::start(parts, worker_options(settings, seams), loader(sources))
+            .await
+            .map_err(|e| e.to_string())?;
+        let models = pool.models().to_vec();
+        for model in &models {
+            tracing::info!(model.id = %model.id, family = %model.family, "model loaded");
+        }
+        let options = ServiceOptions {
+            limits: settings.limits.limits(),
+            max_queued: settings.queue.max_queued,
+            max_watchers: settings.server.max_watchers,
+        };
+        let parts = ServiceParts { jobs, events, artifacts, hub, metrics: metrics.clone(), clock, models };
+        let service = Arc::new(GenerationService::new(parts, options));
+        let options = HttpOptions {
+            cors_origins: settings.server.cors_origins.clone(),
+            max_body_bytes: settings.server.max_body_bytes,
+            max_wait: Duration::from_secs(settings.server.max_wait_s),
+            heartbeat: Duration::from_secs(settings.server.heartbeat_s),
+        };
+        let router = http::router(service.clone(), metrics, options);
+        Ok(Self { router, service, pool, drain: Duration::from_secs(settings.server.drain_s) })
+    }
+
+    /// The service behind every door.
+    pub fn service(&self) -> &Arc<GenerationService> {
+        &self.service
+    }
+
+    /// Serves until `shutdown` resolves, then drains: nothing new is taken, jobs aboard finish or go back to the queue,
+    /// and requests still waiting are answered.
+    ///
+    /// # Errors
+    /// The listener's own.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let Self { router, pool, drain, .. } = self;
+        let (closing, closed) = tokio::sync::oneshot::channel::<()>();
+        let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+            let _ = closed.await;
+        });
+        let server = tokio::spawn(server.into_future());
+        shutdown.await;
+        tracing::info!("draining");
+        pool.drain(drain).await;
+        // Watchers of jobs that went back to the queue would wait for ever: they get a moment, then the connection ends.
+        let _ = closing.send(());
+        match tokio::time::timeout(Duration::from_secs(3), server).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(std::io::Error::other(error)),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn open_stores(
+    settings: &Settings,
+    storage: Storage,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<dyn JobStore>, ArtifactStore), String> {
+    let options = store_options(settings);
+    match storage {
+        Storage::Memory => Ok((Arc::new(MemoryStore::new(options, clock)), ArtifactStore::memory())),
+        Storage::Durable => {
+            let pictures = settings.data_dir.join("artifacts");
+            std::fs::create_dir_all(&pictures)
+                .map_err(|error| format!("cannot make {}: {error}", pictures.display()))?;
+            let database = database(&settings.data_dir);
+            let jobs = SqliteStore::open(&database, options, clock)
+                .await
+                .map_err(|error| format!("{}: {error}", database.display()))?;
+            let artifacts =
+                ArtifactStore::filesystem(&pictures).map_err(|error| format!("{}: {error}", pictures.display()))?;
+            Ok((Arc::new(jobs), artifacts))
+        }
+    }
+}
+
+fn database(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("darkroom.db")
+}
+
+fn store_options(settings: &Settings) -> StoreOptions {
+    StoreOptions {
+        max_queued: settings.queue.max_queued,
+        max_attempts: settings.queue.max_attempts,
+        retention_ms: settings.queue.retention_s * 1000,
+    }
+}
+
+/// Brings the database up to date and closes it.
+///
+/// # Errors
+/// A database that cannot be opened, or comes from a newer version.
+pub async fn migrate(settings: &Settings) -> Result<(), String> {
+    std::fs::create_dir_all(&settings.data_dir)
+        .map_err(|error| format!("cannot make {}: {error}", settings.data_dir.display()))?;
+    let database = database(&settings.data_dir);
+    let store = SqliteStore::open(&database, store_options(settings), Arc::new(SystemClock)).await;
+    store.map_err(|error| format!("{}: {error}", database.display()))?.close().await;
+    Ok(())
+}
+
+/// The models to serve, in order.
+///
+/// # Errors
+/// A text that names no model, or two models of one name.
+pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
+    let mut sources: Vec<ModelSource> = Vec::new();
+    for text in &settings.models.serve {
+        let source = ModelSource::parse(text).map_err(|error| format!("models.serve: {error}"))?;
+        if sources.iter().any(|known| known.id() == source.id()) {
+            return Err(format!("models.serve: two models are called `{}`", source.id()));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+/// Loads every model onto a device; workers on one device share what is loaded.
+fn loader(sources: Vec<ModelSource>) -> Loader {
+    let loaded: Mutex<HashMap<DeviceSpec, Vec<Arc<dyn Pipeline>>>> = Mutex::default();
+    Arc::new(move |device| {
+        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaded.get(&device) {
+            return Ok(known.clone());
+        }
+        let models =
+            sources.iter().map(|source| pipelines::load(source, device)).collect::<pipelines::Result<Vec<_>>>()?;
+        loaded.insert(device, models.clone());
+        Ok(models)
+    })
+}
+
+fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
+    let workers = &settings.workers;
+    WorkerOptions {
+        // Unique among replicas and restarts: a lease of the process before is not this one's.
+        node: uuid::Uuid::now_v7().to_string(),
+        devices: workers.devices.iter().filter_map(|device| device.parse().ok()).collect(),
+        engine: engine_options(settings, seams),
+        lease: Duration::from_secs(settings.queue.lease_s),
+        poll: POLL,
+    }
+}
+
+/// How engines of these settings work.
+pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
+    let workers = &settings.workers;
+    EngineOptions {
+        caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
+        preview_every: workers.preview_every,
+        fault: seams.fault,
+    }
+}

@@ -1,3 +1,5 @@
 //! The `darkroom` binary: parse arguments, load settings, run one command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    darkroom::cli::run()
+}

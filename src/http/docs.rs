@@ -14,7 +14,8 @@ pub(super) fn router() -> Router<Door> {
 }
 
 async fn yaml() -> Result<Response, Problem> {
-    let text = openapi::document().map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
+    let text =
+        openapi::document().map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
 }
 
@@ -36,7 +37,8 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 }
 
 fn render(api: &Value) -> String {
-    let mut body = format!("<h1>{} API</h1><p>{}</p>", escape(text(api, "/info/title")), escape(text(api, "/info/description")));
+    let mut body =
+        format!("<h1>{} API</h1><p>{}</p>", escape(text(api, "/info/title")), escape(text(api, "/info/description")));
     body.push_str("<p><a href=\"/openapi.yaml\">openapi.yaml</a></p>");
     for (path, methods) in api["paths"].as_object().into_iter().flatten() {
         for (method, operation) in methods.as_object().into_iter().flatten() {
@@ -55,19 +57,27 @@ fn render(api: &Value) -> String {
 
 fn operation_html(path: &str, method: &str, operation: &Value) -> String {
     let (summary, description) = (text(operation, "/summary"), text(operation, "/description"));
-    let mut html = format!("<section><h2><code>{} {}</code></h2><p>{}</p>", method.to_uppercase(), escape(path), escape(summary));
+    let mut html =
+        format!("<section><h2><code>{} {}</code></h2><p>{}</p>", method.to_uppercase(), escape(path), escape(summary));
     if !description.is_empty() {
         html.push_str(&format!("<p>{}</p>", escape(description)));
     }
     let rows = |rows: Vec<(String, String)>, head: &str| {
-        let each: String = rows.iter().map(|(a, b)| format!("<tr><th scope=\"row\"><code>{}</code></th><td>{}</td></tr>", escape(a), escape(b))).collect();
+        let each: String = rows
+            .iter()
+            .map(|(a, b)| format!("<tr><th scope=\"row\"><code>{}</code></th><td>{}</td></tr>", escape(a), escape(b)))
+            .collect();
         if each.is_empty() { String::new() } else { format!("<table><caption>{head}</caption>{each}</table>") }
     };
     let parameters = operation["parameters"].as_array().into_iter().flatten();
-    let parameter = |p: &Value| (format!("{} ({})", text(p, "/name"), text(p, "/in")), text(p, "/description").to_owned());
+    let parameter =
+        |p: &Value| (format!("{} ({})", text(p, "/name"), text(p, "/in")), text(p, "/description").to_owned());
     html.push_str(&rows(parameters.map(parameter).collect(), "Parameters"));
     let responses = operation["responses"].as_object().into_iter().flatten();
-    html.push_str(&rows(responses.map(|(status, r)| (status.clone(), text(r, "/description").to_owned())).collect(), "Answers"));
+    html.push_str(&rows(
+        responses.map(|(status, r)| (status.clone(), text(r, "/description").to_owned())).collect(),
+        "Answers",
+    ));
     html.push_str("</section>");
     html
 }
@@ -75,7 +85,11 @@ fn operation_html(path: &str, method: &str, operation: &Value) -> String {
 fn schema_html(name: &str, schema: &Value) -> String {
     let mut html = format!("<section><h3>{}</h3><p>{}</p><table>", escape(name), escape(text(schema, "/description")));
     for (field, about) in schema["properties"].as_object().into_iter().flatten() {
-        html.push_str(&format!("<tr><th scope=\"row\"><code>{}</code></th><td>{}</td></tr>", escape(field), escape(text(about, "/description"))));
+        html.push_str(&format!(
+            "<tr><th scope=\"row\"><code>{}</code></th><td>{}</td></tr>",
+            escape(field),
+            escape(text(about, "/description"))
+        ));
     }
     html.push_str("</table></section>");
     html

@@ -79,7 +79,11 @@ impl From<service::Error> for Problem {
             if faults.len() == 1 && faults[0].field == "model" {
                 problem.code = ErrorCode::ModelNotFound.name().to_owned();
             }
-            let plain = |fault: crate::domain::FieldError| FieldFault { field: fault.field, value: fault.value, message: fault.message };
+            let plain = |fault: crate::domain::FieldError| FieldFault {
+                field: fault.field,
+                value: fault.value,
+                message: fault.message,
+            };
             problem.errors = faults.into_iter().map(plain).collect();
         }
         problem

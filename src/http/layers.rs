@@ -20,8 +20,11 @@ use super::errors::Problem;
 
 pub(super) fn wrap(routes: Router, door: &Door) -> Router {
     let id = HeaderName::from_static("x-request-id");
-    let fixed = |name: HeaderName, value: &'static str| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
-    let compress = CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::new("text/event-stream")));
+    let fixed = |name: HeaderName, value: &'static str| {
+        SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+    };
+    let compress =
+        CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::new("text/event-stream")));
     let layers = ServiceBuilder::new()
         .layer(SetRequestIdLayer::new(id.clone(), MakeRequestUuid))
         .layer(PropagateRequestIdLayer::new(id))
@@ -32,8 +35,12 @@ pub(super) fn wrap(routes: Router, door: &Door) -> Router {
         .layer(compress)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(DefaultBodyLimit::max(door.options.max_body_bytes));
-    let unknown = || async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; /docs lists what there is") };
-    let misused = || async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method") };
+    let unknown = || async {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; /docs lists what there is")
+    };
+    let misused = || async {
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
+    };
     routes.method_not_allowed_fallback(misused).fallback(unknown).layer(layers)
 }
 
@@ -47,7 +54,8 @@ fn cors(origins: &[String]) -> CorsLayer {
         AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
     };
     let heard = ["content-type", "accept", "prefer", "idempotency-key", "last-event-id", "x-request-id"];
-    let told = ["location", "retry-after", "etag", "preference-applied", "x-request-id", "x-darkroom-job", "x-darkroom-seed"];
+    let told =
+        ["location", "retry-after", "etag", "preference-applied", "x-request-id", "x-darkroom-job", "x-darkroom-seed"];
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
@@ -58,11 +66,16 @@ fn cors(origins: &[String]) -> CorsLayer {
 /// Counts, times and logs a request by its route, never by its path: paths carry ids.
 async fn observe(State(door): State<Door>, matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
-    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("").to_owned();
+    let id =
+        request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("").to_owned();
     let (method, began) = (request.method().clone(), Instant::now());
     let response = next.run(request).await;
     let (status, seconds) = (response.status().as_u16(), began.elapsed().as_secs_f64());
-    let method = if matches!(method, Method::GET | Method::POST | Method::DELETE | Method::HEAD | Method::OPTIONS) { method.as_str().to_owned() } else { "other".to_owned() };
+    let method = if matches!(method, Method::GET | Method::POST | Method::DELETE | Method::HEAD | Method::OPTIONS) {
+        method.as_str().to_owned()
+    } else {
+        "other".to_owned()
+    };
     door.metrics.http_requests.with_label_values(&[&method, &route, &status.to_string()]).inc();
     door.metrics.http_seconds.with_label_values(&[&route]).observe(seconds);
     tracing::info!(request.id = %id, %method, %route, status, ms = (seconds * 1e3) as u64, "request");
@@ -70,7 +83,8 @@ async fn observe(State(door): State<Door>, matched: Option<MatchedPath>, request
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
-    let words = panic.downcast_ref::<&str>().copied().map(str::to_owned).or_else(|| panic.downcast_ref::<String>().cloned());
+    let words =
+        panic.downcast_ref::<&str>().copied().map(str::to_owned).or_else(|| panic.downcast_ref::<String>().cloned());
     tracing::error!(panic = words.unwrap_or_default(), "a handler panicked");
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed").into_response()
 }

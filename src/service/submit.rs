@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, GenerationService, JobView, Result};
 use crate::dispatch::jobs::{self, Cancelled, Idempotency, Inserted, NewJob};
-use crate::domain::{FieldError, JobEventKind, JobId, ModelInfo, RequestDraft};
+use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, ModelInfo, RequestDraft};
 
 /// A job that was accepted, now or before.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,18 +16,28 @@ pub struct Submitted {
 }
 
 impl GenerationService {
-    /// Checks a draft and puts it into the queue.
+    /// Checks a draft and puts it into the queue. `faults` are those the front door found while reading it.
     ///
     /// # Errors
     /// Every fault of its fields; a full queue; draining; a store that failed.
-    pub async fn submit(&self, draft: RequestDraft, idempotency_key: Option<String>) -> Result<Submitted> {
+    pub async fn submit(
+        &self,
+        draft: RequestDraft,
+        faults: Vec<FieldError>,
+        idempotency_key: Option<String>,
+    ) -> Result<Submitted> {
         if self.parts.hub.is_draining() {
             self.parts.metrics.rejected.with_label_values(&["draining"]).inc();
-            return Err(Error::Unavailable { reason: "the server is shutting down; another replica may answer", retry_after_s: 5 });
+            return Err(Error::Unavailable {
+                reason: "the server is shutting down; another replica may answer",
+                retry_after_s: 5,
+            });
         }
-        let fingerprint = format!("{:x}", Sha256::digest(format!("{draft:?}")));
-        let model = self.model_for(&draft).map_err(|fault| self.invalid(vec![fault]))?;
-        let request = draft.validate(model, &self.options.limits, drawn_seed()).map_err(|faults| self.invalid(faults))?;
+        let fingerprint = Sha256::digest(format!("{draft:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        let request = self.check(draft, faults).map_err(|faults| {
+            self.parts.metrics.rejected.with_label_values(&["invalid"]).inc();
+            Error::Invalid(faults)
+        })?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, fingerprint });
         let new = NewJob { id: JobId::generate(), request, idempotency };
         match self.parts.jobs.insert(new).await {
@@ -47,9 +57,28 @@ impl GenerationService {
         }
     }
 
-    fn invalid(&self, faults: Vec<FieldError>) -> Error {
-        self.parts.metrics.rejected.with_label_values(&["invalid"]).inc();
-        Error::Invalid(faults)
+    /// The request, or the faults of reading and of values together.
+    fn check(
+        &self,
+        draft: RequestDraft,
+        mut faults: Vec<FieldError>,
+    ) -> std::result::Result<GenerationRequest, Vec<FieldError>> {
+        // An unknown model hides no other fault: the rest is checked against the default one.
+        let model = self.model_for(&draft).or_else(|fault| {
+            faults.push(fault);
+            self.parts.models.first().ok_or(())
+        });
+        let Ok(model) = model else { return Err(faults) };
+        match draft.validate(model, &self.options.limits, drawn_seed()) {
+            Ok(request) if faults.is_empty() => Ok(request),
+            Ok(_) => Err(faults),
+            Err(found) => {
+                // A field that could not be read is not missing as well.
+                let known: Vec<String> = faults.iter().map(|fault| fault.field.clone()).collect();
+                faults.extend(found.into_iter().filter(|fault| !known.contains(&fault.field)));
+                Err(faults)
+            }
+        }
     }
 
     fn model_for(&self, draft: &RequestDraft) -> std::result::Result<&ModelInfo, FieldError> {
@@ -60,7 +89,11 @@ impl GenerationService {
         };
         found.ok_or_else(|| {
             let names: Vec<String> = models.iter().map(|model| format!("`{}`", model.id)).collect();
-            FieldError::new("model", draft.model.clone(), format!("is not served here; use one of {}", names.join(", ")))
+            FieldError::new(
+                "model",
+                draft.model.clone(),
+                format!("is not served here; use one of {}", names.join(", ")),
+            )
         })
     }
 
@@ -88,7 +121,9 @@ impl GenerationService {
     }
 }
 
-/// A seed nobody chose: 63 random bits. Small enough to be read aloud would be nice, but two people must not share one.
+/// A seed nobody chose. A version 4 UUID has 122 random bits; folded, every one of the 64 is random.
 fn drawn_seed() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0 ^ uuid::Uuid::new_v4().as_u64_pair().1
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    let (other_high, other_low) = uuid::Uuid::new_v4().as_u64_pair();
+    high ^ low.rotate_left(32) ^ other_high.rotate_left(16) ^ other_low
 }

@@ -29,7 +29,8 @@ impl GenerationService {
 
     fn progress(&self, job: &Job) -> Vec<ImageProgress> {
         let steps = job.request.steps();
-        let all = |step| (0..job.request.num_images()).map(|image| ImageProgress { image, step, steps }).collect::<Vec<_>>();
+        let all =
+            |step| (0..job.request.num_images()).map(|image| ImageProgress { image, step, steps }).collect::<Vec<_>>();
         match job.status {
             JobStatus::Succeeded => all(steps),
             JobStatus::Running => {
@@ -55,7 +56,9 @@ impl GenerationService {
         let average = stats.pixel_steps as f64 / (stats.queued + stats.running).max(1) as f64;
         let own = match job.status {
             JobStatus::Queued => f64::from(request.steps() * request.num_images()) * picture as f64,
-            JobStatus::Running => progress.iter().map(|image| f64::from(image.steps - image.step)).sum::<f64>() * picture as f64,
+            JobStatus::Running => {
+                progress.iter().map(|image| f64::from(image.steps - image.step)).sum::<f64>() * picture as f64
+            }
             _ => return Ok(None),
         };
         // Those that run share the devices with it; those that wait come before it.

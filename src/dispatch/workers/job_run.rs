@@ -69,8 +69,15 @@ async fn store_picture(parts: &PoolParts, job: &Job, index: u32, picture: RgbIma
     let (request, output) = (job.request.clone(), job.request.output());
     let (width, height) = (picture.width(), picture.height());
     let encode = move || images::encode(&picture, output, Some(&images::describe(&request, index)));
-    let bytes = tokio::task::spawn_blocking(encode).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let stored = parts.artifacts.put(job.id, index, output.format, Bytes::from(bytes)).await.map_err(|error| error.to_string())?;
+    let bytes = tokio::task::spawn_blocking(encode)
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    let stored = parts
+        .artifacts
+        .put(job.id, index, output.format, Bytes::from(bytes))
+        .await
+        .map_err(|error| error.to_string())?;
     let artifact = Artifact {
         index,
         seed: job.request.image_seed(index),

@@ -72,7 +72,10 @@ impl WorkerPool {
             let load = tokio::task::spawn_blocking(move || loader(device)).await.map_err(|_| Error::Panicked)?;
             loaded.push((device, load.map_err(|source| Error::Load { device, source })?));
         }
-        let models = loaded.first().map(|(_, pipelines)| pipelines.iter().map(|p| p.info().clone()).collect()).unwrap_or_default();
+        let models = loaded
+            .first()
+            .map(|(_, pipelines)| pipelines.iter().map(|p| p.info().clone()).collect())
+            .unwrap_or_default();
         let (stop, stopped) = watch::channel(None);
         let mut workers = Vec::new();
         for (number, (device, pipelines)) in loaded.into_iter().enumerate() {

@@ -36,7 +36,8 @@ async fn announce(parts: &PoolParts, rescued: Rescued) {
         Rescued::Requeued(job) => (job.id, JobEventKind::Queued),
         Rescued::Cancelled(job) => (job.id, JobEventKind::Cancelled),
         Rescued::Failed(job) => {
-            let lost = || JobError { code: crate::domain::ErrorCode::WorkerLost, message: "its worker was lost".to_owned() };
+            let lost =
+                || JobError { code: crate::domain::ErrorCode::WorkerLost, message: "its worker was lost".to_owned() };
             (job.id, JobEventKind::Failed(job.error.unwrap_or_else(lost)))
         }
     };

@@ -40,7 +40,10 @@ pub(super) struct Worker {
     batches: u64,
 }
 
-fn start_engine(pipelines: &[Arc<dyn Pipeline>], options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
+fn start_engine(
+    pipelines: &[Arc<dyn Pipeline>],
+    options: &WorkerOptions,
+) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
         EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) => {
@@ -186,7 +189,9 @@ impl Worker {
                     });
                 }
             }
-            EngineEvent::Failed { job, code, message } => self.end(job, Outcome::Failed(JobError { code, message })).await,
+            EngineEvent::Failed { job, code, message } => {
+                self.end(job, Outcome::Failed(JobError { code, message })).await
+            }
             EngineEvent::Cancelled { job } => self.end(job, Outcome::Cancelled).await,
             EngineEvent::Batch(report) => self.measure(report),
             EngineEvent::Progress { .. } | EngineEvent::Preview { .. } => {}
@@ -305,7 +310,12 @@ impl Worker {
             (false, true, true) => WorkerState::Idle,
             (false, true, false) => WorkerState::Busy,
         };
-        let status = WorkerStatus { device: self.device.to_string(), state, jobs: self.aboard.len() as u32, batches: self.batches };
+        let status = WorkerStatus {
+            device: self.device.to_string(),
+            state,
+            jobs: self.aboard.len() as u32,
+            batches: self.batches,
+        };
         self.parts.hub.report(&self.id, status);
     }
 }

@@ -16,9 +16,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 /// `/` and `/assets/*`.
 pub fn router() -> Router {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { asset("index.html", &headers) }))
-        .route("/assets/{*path}", get(|Path(path): Path<String>, headers: HeaderMap| async move { asset(&path, &headers) }))
+    Router::new().route("/", get(|headers: HeaderMap| async move { asset("index.html", &headers) })).route(
+        "/assets/{*path}",
+        get(|Path(path): Path<String>, headers: HeaderMap| async move { asset(&path, &headers) }),
+    )
 }
 
 fn asset(path: &str, headers: &HeaderMap) -> Response {
@@ -26,7 +27,8 @@ fn asset(path: &str, headers: &HeaderMap) -> Response {
     let hash: String = file.metadata.sha256_hash().iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{hash}\"");
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { file.data.into_owned().into_response() };
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { file.data.into_owned().into_response() };
     let kind = match path.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",

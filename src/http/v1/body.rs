@@ -4,6 +4,7 @@
 use std::fmt;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
@@ -11,11 +12,23 @@ use serde_json::Value;
 
 use crate::domain::{FieldError, RequestDraft};
 use crate::http::errors::{Problem, Result};
-use crate::service::Error;
 
 const FIELDS: [&str; 15] = [
-    "model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule", "eta",
-    "seed", "num_images", "output", "priority", "metadata",
+    "model",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "sampler",
+    "sigma_schedule",
+    "eta",
+    "seed",
+    "num_images",
+    "output",
+    "priority",
+    "metadata",
 ];
 
 /// An object's members in order, twice-given ones included.
@@ -41,8 +54,19 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// The draft a body stands for.
-pub(in crate::http) fn parse(headers: &HeaderMap, body: std::result::Result<Bytes, axum::extract::rejection::BytesRejection>, limit: usize) -> Result<RequestDraft> {
+/// What a body says, and the faults of what could not be read; the service adds those of the values.
+#[derive(Debug)]
+pub(in crate::http) struct Parsed {
+    pub(in crate::http) draft: RequestDraft,
+    pub(in crate::http) faults: Vec<FieldError>,
+}
+
+/// Reads a body.
+pub(in crate::http) fn parse(
+    headers: &HeaderMap,
+    body: std::result::Result<Bytes, BytesRejection>,
+    limit: usize,
+) -> Result<Parsed> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     if essence != "application/json" {
@@ -50,18 +74,21 @@ pub(in crate::http) fn parse(headers: &HeaderMap, body: std::result::Result<Byte
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body has more than {limit} bytes"))
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body has more than {limit} bytes"),
+        ),
         status => Problem::new(status, "bad_body", "the body could not be read"),
     })?;
-    let members: Members = serde_json::from_slice(&body)
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is no JSON object: {error}")))?;
+    let members: Members = serde_json::from_slice(&body).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is no JSON object: {error}"))
+    })?;
     let mut reader = Reader::default();
     for (name, value) in members.0 {
         reader.member(&name, value);
     }
-    if reader.faults.is_empty() { Ok(reader.draft) } else { Err(Error::Invalid(reader.faults).into()) }
+    Ok(Parsed { draft: reader.draft, faults: reader.faults })
 }
 
 #[derive(Default)]
@@ -112,7 +139,11 @@ impl Reader {
         match name {
             "format" => self.draft.output_format = self.text("output.format", value),
             "quality" => self.draft.output_quality = self.integer("output.quality", value),
-            other => self.faults.push(FieldError::new(format!("output.{other}"), value, "is unknown; `output` has `format` and `quality`")),
+            other => self.faults.push(FieldError::new(
+                format!("output.{other}"),
+                value,
+                "is unknown; `output` has `format` and `quality`",
+            )),
         }
     }
 
@@ -122,7 +153,11 @@ impl Reader {
             Some((far, field)) if far <= 3 && far < name.len() => format!("; did you mean `{field}`?"),
             _ => String::new(),
         };
-        self.faults.push(FieldError::new(name.chars().take(64).collect::<String>(), value, format!("is unknown{hint}")));
+        self.faults.push(FieldError::new(
+            name.chars().take(64).collect::<String>(),
+            value,
+            format!("is unknown{hint}"),
+        ));
     }
 
     fn wrong(&mut self, name: &str, value: Value, expected: &str) {
@@ -182,18 +217,21 @@ mod tests {
     use super::*;
     use axum::http::HeaderValue;
 
-    fn read(body: &str) -> Result<RequestDraft> {
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))]);
+    fn read(body: &str) -> Result<Parsed> {
+        let headers =
+            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))]);
         parse(&headers, Ok(Bytes::copy_from_slice(body.as_bytes())), 1000)
     }
 
     fn faults(body: &str) -> Vec<(String, String)> {
-        read(body).expect_err("faulty").errors.into_iter().map(|fault| (fault.field, fault.message)).collect()
+        read(body).expect("an object").faults.into_iter().map(|fault| (fault.field, fault.message)).collect()
     }
 
     #[test]
     fn every_fault_is_told_at_once() {
-        let told = faults(r#"{"prompt": 7, "widht": 128, "steps": "20", "output": {"format": "png", "size": 1}, "seed": 1.5, "zzz": 0, "prompt": "x"}"#);
+        let told = faults(
+            r#"{"prompt": 7, "widht": 128, "steps": "20", "output": {"format": "png", "size": 1}, "seed": 1.5, "zzz": 0, "prompt": "x"}"#,
+        );
         let fields: Vec<&str> = told.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["prompt", "widht", "steps", "output.size", "seed", "zzz", "prompt"]);
         assert!(told[1].1.contains("did you mean `width`?"), "{}", told[1].1);
@@ -202,7 +240,10 @@ mod tests {
 
     #[test]
     fn numbers_far_out_of_range_reach_the_check_that_names_the_range() {
-        let draft = read(r#"{"prompt": "x", "steps": 1000000000, "seed": 18446744073709551615, "width": -5, "height": 128.0}"#).expect("read");
+        let draft =
+            read(r#"{"prompt": "x", "steps": 1000000000, "seed": 18446744073709551615, "width": -5, "height": 128.0}"#)
+                .expect("read")
+                .draft;
         assert_eq!((draft.steps, draft.seed), (Some(1_000_000_000), Some(u64::MAX.into())));
         assert_eq!((draft.width, draft.height), (Some(-5), Some(128)));
     }

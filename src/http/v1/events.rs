@@ -85,7 +85,8 @@ fn last_seen(query: &EventsQuery, headers: &HeaderMap) -> Result<Option<EventId>
         (_, Some(text)) => ("after", text),
         _ => return Ok(None),
     };
-    let fault = |_| Error::Invalid(vec![FieldError::new(field, text, "is no event id of this stream: a whole number")]).into();
+    let fault =
+        |_| Error::Invalid(vec![FieldError::new(field, text, "is no event id of this stream: a whole number")]).into();
     text.parse().map(|id| Some(EventId(id))).map_err(fault)
 }
 
@@ -99,7 +100,9 @@ fn data(event: &JobEvent) -> Value {
     match &event.kind {
         JobEventKind::Queued | JobEventKind::Succeeded | JobEventKind::Cancelled => json!({"job": job, "at": at}),
         JobEventKind::Started { attempt } => json!({"job": job, "at": at, "attempt": attempt}),
-        JobEventKind::Progress { image, step, total } => json!({"job": job, "at": at, "image": image, "step": step, "steps": total}),
+        JobEventKind::Progress { image, step, total } => {
+            json!({"job": job, "at": at, "image": image, "step": step, "steps": total})
+        }
         JobEventKind::Preview { image, step, jpeg } => {
             let url = format!("data:image/jpeg;base64,{}", base64::engine::general_purpose::STANDARD.encode(jpeg));
             json!({"job": job, "at": at, "image": image, "step": step, "url": url})

@@ -37,7 +37,9 @@ pub(in crate::http) async fn image(
     headers: HeaderMap,
 ) -> Result<Response> {
     let id = job_id(&id)?;
-    let unknown = |_| Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), "the index of an image is a number from 0");
+    let unknown = |_| {
+        Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), "the index of an image is a number from 0")
+    };
     let index: u32 = index.parse().map_err(unknown)?;
     let artifact = door.service.artifact(id, index).await?;
     let format = wanted(&query, &headers, artifact.format)?;
@@ -53,12 +55,17 @@ pub(in crate::http) async fn image(
 
 fn wanted(query: &ImageQuery, headers: &HeaderMap, stored: ImageFormat) -> Result<ImageFormat> {
     if let Some(name) = &query.format {
-        let fault = |()| Error::Invalid(vec![FieldError::new("format", name.as_str(), "must be one of `png`, `jpeg`, `webp`")]).into();
+        let fault = |()| {
+            Error::Invalid(vec![FieldError::new("format", name.as_str(), "must be one of `png`, `jpeg`, `webp`")])
+                .into()
+        };
         return name.parse().map_err(fault);
     }
     // The stored one first: it is what a client that takes anything gets.
     let mut offers = vec![stored.content_type()];
-    offers.extend(ImageFormat::ALL.iter().map(|format| format.content_type()).filter(|kind| *kind != stored.content_type()));
+    offers.extend(
+        ImageFormat::ALL.iter().map(|format| format.content_type()).filter(|kind| *kind != stored.content_type()),
+    );
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let kind = preferred(accept, &offers).ok_or_else(|| {
         Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", format!("this picture can be {}", offers.join(", ")))
@@ -68,7 +75,11 @@ fn wanted(query: &ImageQuery, headers: &HeaderMap, stored: ImageFormat) -> Resul
 
 /// Strong, and different for each encoding. The stored one's is its hash; others are made of it by this version.
 fn etag(sha256: &str, stored: ImageFormat, format: ImageFormat) -> String {
-    if stored == format { format!("\"{sha256}\"") } else { format!("\"{sha256}-{format}-{}\"", env!("CARGO_PKG_VERSION")) }
+    if stored == format {
+        format!("\"{sha256}\"")
+    } else {
+        format!("\"{sha256}-{format}-{}\"", env!("CARGO_PKG_VERSION"))
+    }
 }
 
 fn cache_headers(headers: &mut HeaderMap, tag: &str) {
@@ -85,7 +96,10 @@ pub(super) fn answer(image: StoredImage) -> Response {
     let mut response = ([(header::CONTENT_TYPE, format.content_type())], bytes).into_response();
     let headers = response.headers_mut();
     cache_headers(headers, &tag);
-    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("inline")));
+    headers.insert(
+        header::CONTENT_DISPOSITION,
+        HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("inline")),
+    );
     headers.insert(HeaderName::from_static("x-darkroom-seed"), HeaderValue::from(artifact.seed));
     response
 }

@@ -10,9 +10,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::body;
+use super::body::{self, Parsed};
 use super::types::{CreateJobBody, JobBody, JobList};
-use crate::domain::{ErrorCode, FieldError, ImageFormat, JobId, JobStatus, RequestDraft};
+use crate::domain::{ErrorCode, FieldError, ImageFormat, JobId, JobStatus};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result};
 use crate::http::negotiate::preferred;
@@ -25,7 +25,9 @@ const MAX_PAGE: u32 = 200;
 
 pub(super) fn job_id(text: &str) -> Result<JobId> {
     // A malformed id names no job, like any other id that names none.
-    text.parse().map_err(|error: crate::domain::ParseIdError| Problem::new(StatusCode::NOT_FOUND, ErrorCode::JobNotFound.name(), error.to_string()))
+    text.parse().map_err(|error: crate::domain::ParseIdError| {
+        Problem::new(StatusCode::NOT_FOUND, ErrorCode::JobNotFound.name(), error.to_string())
+    })
 }
 
 fn field_fault(field: &str, value: impl Into<serde_json::Value>, message: impl Into<String>) -> Problem {
@@ -68,11 +70,11 @@ pub(in crate::http) async fn create(
     let image = wanted_image(&headers)?;
     let wait = wanted_wait(&headers, &door)?;
     let key = idempotency_key(&headers)?;
-    let mut draft = body::parse(&headers, body, door.options.max_body_bytes)?;
+    let mut parsed = body::parse(&headers, body, door.options.max_body_bytes)?;
     if let Some(format) = image {
-        check_single_image(&mut draft, format)?;
+        take_single_image(&mut parsed, format);
     }
-    let submitted = door.service.submit(draft, key).await?;
+    let submitted = door.service.submit(parsed.draft, parsed.faults, key).await?;
     let id = submitted.view.job.id;
     if let Some(format) = image {
         return picture(&door, id, format).await;
@@ -87,7 +89,8 @@ pub(in crate::http) async fn create(
     let location = HeaderValue::from_str(&format!("/v1/jobs/{id}")).unwrap_or(HeaderValue::from_static("/v1/jobs"));
     response.headers_mut().insert(header::LOCATION, location);
     if let Some(wait) = wait {
-        let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs())).unwrap_or(HeaderValue::from_static("wait"));
+        let applied =
+            HeaderValue::from_str(&format!("wait={}", wait.as_secs())).unwrap_or(HeaderValue::from_static("wait"));
         response.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
     }
     Ok(response)
@@ -96,7 +99,8 @@ pub(in crate::http) async fn create(
 /// The picture format asked for in `Accept`; `None`: JSON.
 fn wanted_image(headers: &HeaderMap) -> Result<Option<ImageFormat>> {
     let accept = text(headers, "accept");
-    let offers: Vec<&str> = [JSON].into_iter().chain(ImageFormat::ALL.iter().map(|format| format.content_type())).collect();
+    let offers: Vec<&str> =
+        [JSON].into_iter().chain(ImageFormat::ALL.iter().map(|format| format.content_type())).collect();
     match preferred(accept, &offers) {
         Some(JSON) => Ok(None),
         Some(kind) => Ok(ImageFormat::ALL.iter().copied().find(|format| format.content_type() == kind)),
@@ -110,23 +114,28 @@ fn wanted_image(headers: &HeaderMap) -> Result<Option<ImageFormat>> {
 }
 
 /// The bytes of one picture answer one request: several need their job.
-fn check_single_image(draft: &mut RequestDraft, format: ImageFormat) -> Result<()> {
-    if let Some(count) = draft.num_images.filter(|count| *count != 1) {
-        return Err(field_fault("num_images", count, "must be 1 with `Accept: image/*`; ask for JSON and fetch the pictures one by one"));
+fn take_single_image(parsed: &mut Parsed, format: ImageFormat) {
+    if let Some(count) = parsed.draft.num_images.filter(|count| *count != 1) {
+        let message = "must be 1 with `Accept: image/*`; ask for JSON and fetch the pictures one by one";
+        parsed.faults.push(FieldError::new("num_images", count, message));
     }
     // What is asked for is what is stored, unless the body says otherwise.
-    draft.output_format.get_or_insert_with(|| format.name().to_owned());
-    Ok(())
+    parsed.draft.output_format.get_or_insert_with(|| format.name().to_owned());
 }
 
 /// `Prefer: wait=N` (RFC 7240), cut to the server's longest wait.
 fn wanted_wait(headers: &HeaderMap, door: &Door) -> Result<Option<Duration>> {
-    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let preferences =
+        headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     for preference in preferences.map(str::trim) {
         let Some(rest) = preference.strip_prefix("wait") else { continue };
         let seconds = match rest.trim().strip_prefix('=') {
             None if rest.trim().is_empty() => door.options.max_wait.as_secs(),
-            Some(number) => number.trim().trim_matches('"').parse().map_err(|_| field_fault("Prefer", preference, "`wait` takes whole seconds, such as wait=60"))?,
+            Some(number) => number
+                .trim()
+                .trim_matches('"')
+                .parse()
+                .map_err(|_| field_fault("Prefer", preference, "`wait` takes whole seconds, such as wait=60"))?,
             None => continue,
         };
         return Ok(Some(Duration::from_secs(seconds).min(door.options.max_wait)));
@@ -138,7 +147,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     match key.to_str() {
         Ok(key) if !key.is_empty() && key.len() <= MAX_KEY => Ok(Some(key.to_owned())),
-        _ => Err(field_fault("Idempotency-Key", serde_json::Value::Null, format!("must be 1 to {MAX_KEY} visible ASCII characters"))),
+        _ => Err(field_fault(
+            "Idempotency-Key",
+            serde_json::Value::Null,
+            format!("must be 1 to {MAX_KEY} visible ASCII characters"),
+        )),
     }
 }
 
@@ -166,10 +179,14 @@ fn not_a_picture(view: &JobView, id: JobId) -> Option<Problem> {
             let detail = error.map_or_else(String::new, |error| error.message.clone());
             Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, code.name(), format!("job {id} failed: {detail}")))
         }
-        JobStatus::Cancelled => Some(Problem::new(StatusCode::CONFLICT, ErrorCode::Conflict.name(), format!("job {id} was cancelled"))),
-        JobStatus::Queued | JobStatus::Running => {
-            Some(Problem::new(StatusCode::GATEWAY_TIMEOUT, "not_ready", format!("job {id} has not ended yet; it goes on, see /v1/jobs/{id}")))
+        JobStatus::Cancelled => {
+            Some(Problem::new(StatusCode::CONFLICT, ErrorCode::Conflict.name(), format!("job {id} was cancelled")))
         }
+        JobStatus::Queued | JobStatus::Running => Some(Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "not_ready",
+            format!("job {id} has not ended yet; it goes on, see /v1/jobs/{id}"),
+        )),
     }
 }
 
@@ -198,14 +215,30 @@ pub(in crate::http) struct ListQuery {
 pub(in crate::http) async fn list(State(door): State<Door>, Query(query): Query<ListQuery>) -> Result<Json<JobList>> {
     let mut faults = Vec::new();
     let status = query.status.as_deref().and_then(|text| {
-        text.parse::<JobStatus>().map_err(|()| faults.push(FieldError::new("status", text, "must be one of `queued`, `running`, `succeeded`, `failed`, `cancelled`"))).ok()
+        text.parse::<JobStatus>()
+            .map_err(|()| {
+                faults.push(FieldError::new(
+                    "status",
+                    text,
+                    "must be one of `queued`, `running`, `succeeded`, `failed`, `cancelled`",
+                ))
+            })
+            .ok()
     });
-    let before = query.cursor.as_deref().and_then(|text| text.parse::<JobId>().map_err(|_| faults.push(FieldError::new("cursor", text, "is no `next_cursor` of this list"))).ok());
+    let before = query.cursor.as_deref().and_then(|text| {
+        text.parse::<JobId>()
+            .map_err(|_| faults.push(FieldError::new("cursor", text, "is no `next_cursor` of this list")))
+            .ok()
+    });
     let limit = match query.limit.as_deref().map(str::parse::<u32>) {
         None => 20,
         Some(Ok(limit)) if (1..=MAX_PAGE).contains(&limit) => limit,
         Some(_) => {
-            faults.push(FieldError::new("limit", query.limit.clone(), format!("must be an integer from 1 to {MAX_PAGE}")));
+            faults.push(FieldError::new(
+                "limit",
+                query.limit.clone(),
+                format!("must be an integer from 1 to {MAX_PAGE}"),
+            ));
             20
         }
     };
@@ -213,7 +246,10 @@ pub(in crate::http) async fn list(State(door): State<Door>, Query(query): Query<
         return Err(Error::Invalid(faults).into());
     }
     let page = door.service.list(status, before, limit).await?;
-    Ok(Json(JobList { jobs: page.jobs.into_iter().map(JobBody::from).collect(), next_cursor: page.next.map(|id| id.to_string()) }))
+    Ok(Json(JobList {
+        jobs: page.jobs.into_iter().map(JobBody::from).collect(),
+        next_cursor: page.next.map(|id| id.to_string()),
+    }))
 }
 
 /// Cancel a job that waits or runs; remove one that has ended, with its pictures.

@@ -23,7 +23,8 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
 /// Served models, with their sizes, samplers, defaults and limits; the first is the default.
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "{models: [...]}", body = Value)))]
 pub(in crate::http) async fn models(State(door): State<Door>) -> Json<Value> {
-    let models: Vec<Value> = door.service.models().iter().enumerate().map(|(k, model)| about(model, k == 0, &door)).collect();
+    let models: Vec<Value> =
+        door.service.models().iter().enumerate().map(|(k, model)| about(model, k == 0, &door)).collect();
     Json(json!({ "models": models }))
 }
 
@@ -34,7 +35,13 @@ pub(in crate::http) async fn models(State(door): State<Door>) -> Json<Value> {
 pub(in crate::http) async fn model(State(door): State<Door>, Path(id): Path<String>) -> Result<Json<Value>> {
     let models = door.service.models();
     let found = models.iter().position(|model| model.id.as_str() == id);
-    let missing = || Problem::new(StatusCode::NOT_FOUND, ErrorCode::ModelNotFound.name(), "no such model is served here; /v1/models lists those that are");
+    let missing = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            ErrorCode::ModelNotFound.name(),
+            "no such model is served here; /v1/models lists those that are",
+        )
+    };
     let at = found.ok_or_else(missing)?;
     Ok(Json(about(&models[at], at == 0, &door)))
 }
@@ -49,8 +56,10 @@ pub(in crate::http) async fn samplers() -> Json<Value> {
         SamplerKind::EulerAncestral => ("Euler a", "EulerAncestralDiscreteScheduler"),
         SamplerKind::DpmPp2m => ("DPM++ 2M", "DPMSolverMultistepScheduler"),
     };
-    let samplers: Vec<Value> =
-        SamplerKind::ALL.iter().map(|kind| json!({"name": kind.name(), "label": label(*kind).0, "diffusers": label(*kind).1})).collect();
+    let samplers: Vec<Value> = SamplerKind::ALL
+        .iter()
+        .map(|kind| json!({"name": kind.name(), "label": label(*kind).0, "diffusers": label(*kind).1}))
+        .collect();
     let schedules: Vec<Value> = SigmaSchedule::ALL.iter().map(|schedule| json!({"name": schedule.name()})).collect();
     Json(json!({"samplers": samplers, "sigma_schedules": schedules}))
 }

@@ -10,8 +10,11 @@ use crate::service::JobView;
 /// What a client sends to have pictures drawn. Only `prompt` is required; unknown fields are refused.
 #[derive(ToSchema)]
 #[schema(example = json!({"prompt": "a red house in the snow at night", "seed": 7, "num_images": 2}))]
-#[expect(dead_code, reason = "it describes what `body::parse` reads field by field, so that all faults are told at once")]
-pub(super) struct CreateJobBody {
+#[expect(
+    dead_code,
+    reason = "it describes what `body::parse` reads field by field, so that all faults are told at once"
+)]
+pub(in crate::http) struct CreateJobBody {
     /// A model's id; the server's first model when absent.
     model: Option<String>,
     /// What to draw.
@@ -48,7 +51,7 @@ pub(super) struct CreateJobBody {
 /// How pictures are encoded.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "see CreateJobBody")]
-pub(super) struct OutputBody {
+pub(in crate::http) struct OutputBody {
     /// `png`, `jpeg` or `webp`.
     format: Option<String>,
     /// 1 to 100; `jpeg` and `webp` only.
@@ -57,7 +60,7 @@ pub(super) struct OutputBody {
 
 /// A job.
 #[derive(Serialize, ToSchema)]
-pub(super) struct JobBody {
+pub(in crate::http) struct JobBody {
     /// UUIDv7.
     id: String,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
@@ -106,7 +109,7 @@ struct ProgressBody {
 
 /// A stored picture.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ImageBody {
+pub(in crate::http) struct ImageBody {
     index: u32,
     /// Where to fetch it; in another format by `Accept`.
     url: String,
@@ -133,8 +136,8 @@ struct Links {
 
 /// Jobs, newest first.
 #[derive(Serialize, ToSchema)]
-pub(super) struct JobList {
-    pub(super) jobs: Vec<JobBody>,
+pub(in crate::http) struct JobList {
+    pub(in crate::http) jobs: Vec<JobBody>,
     /// Ask again with `cursor` set to this; null at the end.
     pub(super) next_cursor: Option<String>,
 }
@@ -187,7 +190,11 @@ impl From<JobView> for JobBody {
             cancel_requested: job.cancel_requested && !job.status.is_terminal(),
             warnings: job.warnings,
             error: job.error.map(|error| json!(error)),
-            links: Links { this: format!("/v1/jobs/{id}"), events: format!("/v1/jobs/{id}/events"), image: format!("/v1/jobs/{id}/images/0") },
+            links: Links {
+                this: format!("/v1/jobs/{id}"),
+                events: format!("/v1/jobs/{id}/events"),
+                image: format!("/v1/jobs/{id}/images/0"),
+            },
             id,
         }
     }

@@ -1,0 +1,153 @@
+//! `darkroom generate`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{ServeArgs, say};
+use crate::app::{Seams, engine_options};
+use crate::config::Settings;
+use crate::diffusion::engine::{EngineEvent, draw};
+use crate::diffusion::pipelines::{self, ModelSource};
+use crate::domain::{DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft};
+use crate::images;
+
+/// Flags of `generate`; the same names, ranges and defaults as the API's fields.
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// A built-in model or a diffusers folder.
+    #[arg(long, default_value = "pinhole")]
+    model: String,
+    /// What to draw.
+    #[arg(long)]
+    prompt: String,
+    /// What to keep away from.
+    #[arg(long)]
+    negative_prompt: Option<String>,
+    /// In pixels.
+    #[arg(long, allow_negative_numbers = true)]
+    width: Option<i64>,
+    /// In pixels.
+    #[arg(long, allow_negative_numbers = true)]
+    height: Option<i64>,
+    /// Sampler steps.
+    #[arg(long, allow_negative_numbers = true)]
+    steps: Option<i64>,
+    /// ddpm, ddim, euler, euler_a, dpmpp_2m.
+    #[arg(long)]
+    sampler: Option<String>,
+    /// default, karras.
+    #[arg(long)]
+    sigma_schedule: Option<String>,
+    /// Classifier-free guidance; 1 or less: none.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+    /// DDIM's eta, 0 to 1.
+    #[arg(long, allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// 0 to 2^63-1; drawn when absent. Picture i uses seed + i.
+    #[arg(long, allow_negative_numbers = true)]
+    seed: Option<i128>,
+    /// Pictures to draw.
+    #[arg(long, allow_negative_numbers = true)]
+    num_images: Option<i64>,
+    /// 1 to 100, for .jpg and .webp.
+    #[arg(long, allow_negative_numbers = true)]
+    quality: Option<i64>,
+    /// cpu, cuda:0, ...
+    #[arg(long, default_value = "cpu")]
+    device: DeviceSpec,
+    /// The file; .png, .jpg, .jpeg or .webp. Several pictures: out-0.png, out-1.png, ...
+    #[arg(short, long, default_value = "out.png")]
+    output: PathBuf,
+}
+
+pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
+    let settings = ServeArgs::default().settings()?;
+    let format = format_of(&args.output)?;
+    let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
+    let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
+    let output = args.output.clone();
+    let request = checked(args, format, pipeline.info(), &settings)?;
+
+    let bar = progress_bar(&request);
+    let shown = bar.clone();
+    let watch = move |event: &EngineEvent| match event {
+        EngineEvent::Progress { .. } => shown.inc(1),
+        EngineEvent::Started { warnings, .. } => {
+            warnings.iter().for_each(|warning| shown.println(format!("warning: {warning}")))
+        }
+        _ => {}
+    };
+    let options = engine_options(&settings, Seams::default());
+    let pictures =
+        draw(pipeline, request.clone(), options, watch).map_err(|(code, message)| format!("{code}: {message}"))?;
+    bar.finish_and_clear();
+
+    for (index, picture) in pictures.iter().enumerate() {
+        let path = if pictures.len() == 1 { output.clone() } else { numbered(&output, index) };
+        let info = images::describe(&request, index as u32);
+        let bytes = images::encode(picture, request.output(), Some(&info)).map_err(|error| error.to_string())?;
+        std::fs::write(&path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        say(format!("{}  seed {}", path.display(), request.image_seed(index as u32)))?;
+    }
+    Ok(())
+}
+
+fn checked(
+    args: GenerateArgs,
+    format: ImageFormat,
+    model: &ModelInfo,
+    settings: &Settings,
+) -> Result<GenerationRequest, String> {
+    let draft = RequestDraft {
+        model: None,
+        prompt: Some(args.prompt),
+        negative_prompt: args.negative_prompt,
+        width: args.width,
+        height: args.height,
+        steps: args.steps,
+        guidance_scale: args.guidance_scale,
+        sampler: args.sampler,
+        sigma_schedule: args.sigma_schedule,
+        eta: args.eta,
+        seed: args.seed,
+        num_images: args.num_images,
+        output_format: Some(format.name().to_owned()),
+        output_quality: args.quality,
+        priority: None,
+        metadata: None,
+    };
+    let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
+    draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
+        let flag = |fault: &FieldError| fault.field.trim_start_matches("output.").replace('_', "-");
+        let each: Vec<String> =
+            faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();
+        format!("the request is not valid:\n{}", each.join("\n"))
+    })
+}
+
+fn format_of(path: &Path) -> Result<ImageFormat, String> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    match extension.as_str() {
+        "png" => Ok(ImageFormat::Png),
+        "jpg" | "jpeg" => Ok(ImageFormat::Jpeg),
+        "webp" => Ok(ImageFormat::Webp),
+        _ => Err(format!("--output {}: its ending must be .png, .jpg, .jpeg or .webp", path.display())),
+    }
+}
+
+fn numbered(path: &Path, index: usize) -> PathBuf {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!("{stem}-{index}.{extension}"))
+}
+
+fn progress_bar(request: &GenerationRequest) -> ProgressBar {
+    let bar = ProgressBar::new(u64::from(request.steps()) * u64::from(request.num_images()));
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
