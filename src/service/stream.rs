@@ -43,7 +43,10 @@ impl GenerationService {
         // Subscribed before the row is read: what happens in between is in one of the two.
         let events = self.parts.events.subscribe(id, after).await;
         let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
-        let told_until = if after.is_none() { self.parts.clock.now() } else { Timestamp::from_unix_ms(0) };
+        // Whoever has seen the present state's event, or is told it now, need not hear of it again from the bus, which
+        // may have published it a moment after the row's time.
+        let knows_state = after.is_none_or(|seen| state_of(&job).is_some_and(|state| state.id <= seen));
+        let told_until = if knows_state { self.parts.clock.now() } else { Timestamp::from_unix_ms(0) };
         let ended = job.status.is_terminal();
         let first = if ended || after.is_none() { state_of(&job).into_iter().collect() } else { VecDeque::new() };
         let last = after.unwrap_or(EventId(0));

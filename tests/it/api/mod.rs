@@ -1,1 +1,12 @@
-//!
+//! The HTTP API, through a whole app on a real socket.
+
+// What is refused, and how.
+mod bad_input;
+// Jobs from submit to end.
+mod jobs;
+// Pictures and their representations.
+mod images;
+// Health, metrics, documents.
+mod operations;
+// Server-sent events.
+mod streams;

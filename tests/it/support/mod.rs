@@ -1,3 +1,5 @@
 //! TestApp and builders.
 
+pub mod app;
 pub mod drafts;
+pub mod sse;
