@@ -8,6 +8,7 @@ Resumable: run the same command again. The latents of a pool of scenes are encod
 import argparse
 import copy
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def main():
     step = state["step"]
     print(f"{sum(p.numel() for p in nets.parameters())} parameters, latent scale {batches.scale:.4f}, from step {step}", flush=True)
     began = saved = time.time()
-    mean = None
-    while time.time() - began < args.minutes * 60:
+    mean, stopping = None, []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    while not stopping and time.time() - began < args.minutes * 60:
         latents, captions = batches.at(step)
         loss = loss_of(nets, schedule, tokenizer, latents.to(device), captions, step)
         for group in optimiser.param_groups:

@@ -7,6 +7,7 @@ Resumable: run the same command again. `--evaluate` prints PSNR on held-out rend
 
 import argparse
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def main():
         print(f"step {step}: PSNR {evaluate(vae.cpu(), sheet=args.run / 'reconstructions.png'):.2f} dB")
         return
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, from step {step}", flush=True)
-    saved = began
-    while time.time() - began < args.minutes * 60 and step < args.steps:
+    saved, stopping = began, []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    while not stopping and time.time() - began < args.minutes * 60 and step < args.steps:
         pictures = data.crops(step, args.batch, args.side).to(device, memory_format=torch.channels_last)
         for group in optimiser.param_groups:
             warm = min(1, (step + 1) / 100)
