@@ -29,13 +29,13 @@ pub(super) struct Problem {
     pub kind: &'static str,
     /// The status in words.
     #[schema(example = "Unprocessable Entity")]
-    pub title: String,
+    pub title: &'static str,
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
     /// In a word.
     #[schema(example = "invalid_request")]
-    pub code: String,
+    pub code: &'static str,
     /// As a sentence.
     pub detail: String,
     /// Every fault of the request's fields at once.
@@ -46,12 +46,12 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
-            code: code.to_owned(),
+            code,
             detail: detail.into(),
             errors: Vec::new(),
             retry_after_s: None,
@@ -77,7 +77,7 @@ impl From<service::Error> for Problem {
         if let service::Error::Invalid(faults) = error {
             // An unknown model is worth a code of its own: clients list models then.
             if faults.len() == 1 && faults[0].field == "model" {
-                problem.code = ErrorCode::ModelNotFound.name().to_owned();
+                problem.code = ErrorCode::ModelNotFound.name();
             }
             let plain = |fault: crate::domain::FieldError| FieldFault {
                 field: fault.field,

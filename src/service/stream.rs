@@ -75,7 +75,7 @@ impl JobStream {
             }
             let event = match self.first.pop_front() {
                 Some(event) => event,
-                None => self.from_bus_or_row().await?,
+                None => self.next_told().await?,
             };
             // Events told by the row carry the row's times: an id seen already is told again only for a job's end.
             let is_state = matches!(event.kind, JobEventKind::Queued | JobEventKind::Started { .. });
@@ -89,7 +89,7 @@ impl JobStream {
         }
     }
 
-    async fn from_bus_or_row(&mut self) -> Option<JobEvent> {
+    async fn next_told(&mut self) -> Option<JobEvent> {
         loop {
             if let Ok(event) = tokio::time::timeout(ASK_EVERY, self.events.next()).await {
                 match event {

@@ -157,8 +157,8 @@ fn without_comments_and_strings(text: &str) -> String {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(raw) = rest.strip_prefix("r#\"") {
+            raw.find("\"#").map_or(rest.len(), |end| end + 5)
         } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
             rest[1..].find("'").map_or(rest.len(), |end| end + 2)
         } else if first == '"' {

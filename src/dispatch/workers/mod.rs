@@ -19,7 +19,7 @@ pub enum Error {
         /// Which device.
         device: crate::domain::DeviceSpec,
         /// What is wrong, with file and tensor.
-        source: crate::diffusion::pipelines::Error,
+        source: Box<crate::diffusion::pipelines::Error>,
     },
     /// The system gives no thread.
     #[error("cannot start an engine: {0}")]

@@ -70,7 +70,7 @@ impl WorkerPool {
         for device in options.devices.iter().copied() {
             let loader = loader.clone();
             let load = tokio::task::spawn_blocking(move || loader(device)).await.map_err(|_| Error::Panicked)?;
-            loaded.push((device, load.map_err(|source| Error::Load { device, source })?));
+            loaded.push((device, load.map_err(|source| Error::Load { device, source: Box::new(source) })?));
         }
         let models = loaded
             .first()

@@ -1,1 +1,8 @@
-//!
+//! The binary itself, as an operator runs it: started, killed, drained, given bad files. Every wait is for something the
+//! server says (a line, an event, its end), with a deadline against hanging for ever.
+
+mod command_line;
+mod crash;
+mod faults;
+mod server;
+mod workers;

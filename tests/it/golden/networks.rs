@@ -34,7 +34,8 @@ fn assert_close(what: &str, ours: &Tensor, reference: &Tensor) {
     let (ours, reference) = (numbers(ours), numbers(reference));
     let range = reference.iter().copied().fold(f32::MIN, f32::max) - reference.iter().copied().fold(f32::MAX, f32::min);
     let worst = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / range;
-    println!("{what}: {worst:e}");
+    // Shown with --nocapture: how far below the tolerance.
+    eprintln!("{what}: {worst:e}");
     assert!(worst <= TOLERANCE, "{what}: {worst} of the range");
 }
 

@@ -13,30 +13,30 @@ use tokio::task::JoinHandle;
 use super::drafts::fixtures;
 
 /// Chooses what the app is like.
-pub struct Builder {
+pub(crate) struct Builder {
     settings: Settings,
     seams: Seams,
     storage: Storage,
 }
 
 impl Builder {
-    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
         self
     }
 
-    pub fn fault(mut self, hook: FaultHook) -> Self {
+    pub(crate) fn fault(mut self, hook: FaultHook) -> Self {
         self.seams.fault = Some(hook);
         self
     }
 
     /// SQLite and files in a folder of its own, instead of memory.
-    pub fn durable(mut self) -> Self {
+    pub(crate) fn durable(mut self) -> Self {
         self.storage = Storage::Durable;
         self
     }
 
-    pub async fn start(self) -> TestApp {
+    pub(crate) async fn start(self) -> TestApp {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = self.settings;
         settings.data_dir = folder.path().to_owned();
@@ -53,46 +53,46 @@ impl Builder {
 }
 
 /// A running app. Every test ends with [`TestApp::finish`], which fails when jobs are left.
-pub struct TestApp {
-    pub base: String,
-    pub client: Client,
+pub(crate) struct TestApp {
+    pub(crate) base: String,
+    pub(crate) client: Client,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<std::io::Result<()>>>,
     _folder: tempfile::TempDir,
 }
 
 impl TestApp {
-    pub fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         let mut settings = Settings::default();
         settings.models.serve = vec![fixtures().join("tiny-sd").display().to_string()];
         Builder { settings, seams: Seams::default(), storage: Storage::Memory }
     }
 
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    pub async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path).send().await.unwrap()
     }
 
-    pub async fn json(&self, path: &str) -> Value {
+    pub(crate) async fn json(&self, path: &str) -> Value {
         self.get(path).await.json().await.unwrap()
     }
 
-    pub async fn post(&self, body: &Value) -> Response {
+    pub(crate) async fn post(&self, body: &Value) -> Response {
         self.request(Method::POST, "/v1/jobs").json(body).send().await.unwrap()
     }
 
     /// Submits and returns the job as accepted.
-    pub async fn submit(&self, body: &Value) -> Value {
+    pub(crate) async fn submit(&self, body: &Value) -> Value {
         let response = self.post(body).await;
         assert_eq!(response.status(), 202, "{}", response.text().await.unwrap());
         response.json().await.unwrap()
     }
 
     /// Waits for a job's end, by its events.
-    pub async fn ended(&self, id: &str) -> Value {
+    pub(crate) async fn ended(&self, id: &str) -> Value {
         let stream = self.get(&format!("/v1/jobs/{id}/events")).await;
         let events = super::sse::read(stream).await;
         assert!(matches!(events.last().unwrap().name.as_str(), "succeeded" | "failed" | "cancelled"), "{events:?}");
@@ -100,21 +100,21 @@ impl TestApp {
     }
 
     /// The value of one sample of `/metrics`, 0 when it is not there.
-    pub async fn metric(&self, sample: &str) -> f64 {
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();
         let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == sample));
         line.and_then(|line| line.rsplit_once(' ')).map_or(0.0, |(_, value)| value.parse().unwrap())
     }
 
     /// Stops the app; fails when a job was left.
-    pub async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         let stats = self.json("/v1/stats").await;
         assert_eq!((&stats["queued"], &stats["running"]), (&json!(0), &json!(0)), "jobs are left");
         self.shut_down().await;
     }
 
     /// Stops the app with whatever is in its queue.
-    pub async fn shut_down(&mut self) {
+    pub(crate) async fn shut_down(&mut self) {
         let _ = self.stop.take().unwrap().send(());
         self.serving.take().unwrap().await.unwrap().unwrap();
     }
@@ -127,12 +127,12 @@ impl Drop for TestApp {
 }
 
 /// A small picture in a few steps.
-pub fn body(prompt: &str, seed: u64) -> Value {
+pub(crate) fn body(prompt: &str, seed: u64) -> Value {
     json!({"prompt": prompt, "width": 16, "height": 16, "steps": 4, "seed": seed})
 }
 
 /// `body` with some fields changed.
-pub fn with(mut body: Value, changes: Value) -> Value {
+pub(crate) fn with(mut body: Value, changes: Value) -> Value {
     body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     body
 }

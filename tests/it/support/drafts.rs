@@ -7,18 +7,18 @@ use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
 use darkroom::domain::{DeviceSpec, GenerationRequest, Limits, ModelId, RequestDraft};
 
 /// tests/fixtures.
-pub fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 /// One of the tiny checkpoints, on the CPU.
-pub fn pipeline(style: &str) -> Arc<dyn Pipeline> {
+pub(crate) fn pipeline(style: &str) -> Arc<dyn Pipeline> {
     let source = ModelSource::Folder { id: ModelId::new(style), path: fixtures().join(style) };
     pipelines::load(&source, DeviceSpec::Cpu).expect("a fixture loads")
 }
 
 /// A draft for a small picture in a few steps.
-pub fn draft(prompt: &str, seed: u64) -> RequestDraft {
+pub(crate) fn draft(prompt: &str, seed: u64) -> RequestDraft {
     RequestDraft {
         prompt: Some(prompt.to_owned()),
         width: Some(16),
@@ -30,6 +30,6 @@ pub fn draft(prompt: &str, seed: u64) -> RequestDraft {
 }
 
 /// The draft, checked.
-pub fn checked(draft: RequestDraft, pipeline: &dyn Pipeline) -> GenerationRequest {
+pub(crate) fn checked(draft: RequestDraft, pipeline: &dyn Pipeline) -> GenerationRequest {
     draft.validate(pipeline.info(), &Limits::default(), 0).expect("a valid draft")
 }

@@ -1,5 +1,5 @@
 //! TestApp and builders.
 
-pub mod app;
-pub mod drafts;
-pub mod sse;
+pub(crate) mod app;
+pub(crate) mod drafts;
+pub(crate) mod sse;

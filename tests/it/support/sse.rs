@@ -6,10 +6,10 @@ use serde_json::Value;
 
 /// One event, or a comment (named `:`).
 #[derive(Clone, Debug)]
-pub struct Event {
-    pub id: String,
-    pub name: String,
-    pub data: Value,
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) data: Value,
 }
 
 fn parse(block: &str) -> Event {
@@ -19,7 +19,7 @@ fn parse(block: &str) -> Event {
 }
 
 /// Every event until `enough` says so or the stream ends.
-pub async fn read_until(response: Response, mut enough: impl FnMut(&Event) -> bool) -> Vec<Event> {
+pub(crate) async fn read_until(response: Response, mut enough: impl FnMut(&Event) -> bool) -> Vec<Event> {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let (mut stream, mut text, mut events) = (response.bytes_stream(), String::new(), Vec::new());
@@ -39,6 +39,6 @@ pub async fn read_until(response: Response, mut enough: impl FnMut(&Event) -> bo
 }
 
 /// Every event to the stream's end.
-pub async fn read(response: Response) -> Vec<Event> {
+pub(crate) async fn read(response: Response) -> Vec<Event> {
     read_until(response, |_| false).await
 }
