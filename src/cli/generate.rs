@@ -119,6 +119,15 @@ fn checked(
         priority: None,
         metadata: None,
     };
+    validated(draft, model, settings)
+}
+
+/// Checks a draft as the server would; every fault at once, by the names of the flags.
+pub(super) fn validated(
+    draft: RequestDraft,
+    model: &ModelInfo,
+    settings: &Settings,
+) -> Result<GenerationRequest, String> {
     let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
     draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
         let flag = |fault: &FieldError| fault.field.trim_start_matches("output.").replace('_', "-");

@@ -1,5 +1,6 @@
 //! One file per subcommand; parses flags, calls the rooms, prints for people.
 
+mod bench;
 mod generate;
 mod health;
 mod migrate;
@@ -30,6 +31,8 @@ enum Command {
     Serve(ServeArgs),
     /// Draw pictures without a server.
     Generate(Box<generate::GenerateArgs>),
+    /// Measure a running server under load, or (`bench engine`) the engine alone.
+    Bench(Box<bench::BenchArgs>),
     /// List the models that would be served.
     Models(models::ModelsArgs),
     /// Bring the database up to date.
@@ -73,6 +76,7 @@ pub fn run() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => with_settings(args, |settings| block_on(serve::serve(settings))),
         Command::Generate(args) => generate::generate(*args),
+        Command::Bench(args) => bench::bench(*args),
         Command::Models(args) => models::models(args),
         Command::Migrate(args) => with_settings(args, |settings| block_on(migrate::migrate(settings))),
         Command::Health(args) => block_on(health::health(args)),

@@ -7,11 +7,13 @@
 mod events;
 mod fault;
 mod sample;
+mod stages;
 mod step_loop;
 mod thread;
 
 pub use events::{BatchReport, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
+pub use stages::Stages;
 pub use thread::{EngineHandle, EngineStopped, draw, start};
 
 use crate::diffusion::batching::BatchCaps;

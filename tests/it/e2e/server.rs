@@ -46,6 +46,11 @@ impl Server {
         Self { child, url, client: reqwest::Client::new() }
     }
 
+    /// Where it listens: `http://127.0.0.1:PORT`.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// `SIGKILL`: no destructor runs.
     pub(super) fn kill(mut self) {
         self.child.kill().unwrap();

@@ -1,0 +1,197 @@
+//! `darkroom bench engine`: the stages of a picture in this process, for comparison with other engines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::app::{Seams, engine_options};
+use crate::cli::generate::validated;
+use crate::cli::{ServeArgs, say};
+use crate::diffusion::engine::{EngineOptions, Stages};
+use crate::diffusion::pipelines::{self, ModelSource};
+use crate::domain::{DeviceSpec, RequestDraft};
+
+/// Flags of `bench engine`.
+#[derive(Debug, Args)]
+pub(super) struct EngineArgs {
+    /// A built-in model or a diffusers folder.
+    #[arg(long, default_value = "pinhole")]
+    model: String,
+    /// cpu, cuda:0, ...
+    #[arg(long, default_value = "cpu")]
+    device: DeviceSpec,
+    /// What to measure; several with commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Stage::Text, Stage::Unet, Stage::Vae, Stage::Picture])]
+    stages: Vec<Stage>,
+    /// Rows of the network evaluations; several with commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16], value_parser = clap::value_parser!(u16).range(1..=512))]
+    rows: Vec<u16>,
+    /// What the picture shows.
+    #[arg(long, default_value = "a red house in the snow at night")]
+    prompt: String,
+    /// In pixels.
+    #[arg(long, allow_negative_numbers = true)]
+    width: Option<i64>,
+    /// In pixels.
+    #[arg(long, allow_negative_numbers = true)]
+    height: Option<i64>,
+    /// Steps of the whole picture.
+    #[arg(long, allow_negative_numbers = true)]
+    steps: Option<i64>,
+    /// ddpm, ddim, euler, euler_a, dpmpp_2m.
+    #[arg(long)]
+    sampler: Option<String>,
+    /// Classifier-free guidance; 1 or less: none.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeats: u32,
+    /// How often each is run before.
+    #[arg(long, default_value_t = 1)]
+    warmup: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// One prompt through the text encoder.
+    Text,
+    /// One network evaluation, for each of `--rows`.
+    Unet,
+    /// One picture's decoding.
+    Vae,
+    /// One whole picture, from its prompt to its pixels.
+    Picture,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    device: String,
+    width: u32,
+    height: u32,
+    steps: u32,
+    sampler: &'static str,
+    guidance_scale: f64,
+    stages: Vec<Measured>,
+    /// Most memory this process has held so far (`VmHWM`); absent where the system does not tell.
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    stage: &'static str,
+    rows: Option<u16>,
+    /// Each repeat, in milliseconds, in order.
+    ms: Vec<f64>,
+}
+
+pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
+    let settings = ServeArgs::default().settings()?;
+    let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
+    let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
+    let draft = RequestDraft {
+        prompt: Some(args.prompt),
+        width: args.width,
+        height: args.height,
+        steps: args.steps,
+        sampler: args.sampler,
+        guidance_scale: args.guidance_scale,
+        seed: Some(1),
+        ..RequestDraft::default()
+    };
+    let request = validated(draft, pipeline.info(), &settings)?;
+    let options = EngineOptions { preview_every: 0, ..engine_options(&settings, Seams::default()) };
+    let mut report = Report {
+        model: pipeline.info().id.to_string(),
+        device: args.device.to_string(),
+        width: request.width(),
+        height: request.height(),
+        steps: request.steps(),
+        sampler: request.sampler().name(),
+        guidance_scale: request.guidance_scale(),
+        stages: Vec::new(),
+        peak_memory_bytes: None,
+    };
+    let stages = Stages::prepare(Arc::clone(&pipeline), request).map_err(|error| error.to_string())?;
+    let repeat = Repeat { warmup: args.warmup, repeats: args.repeats };
+    for stage in args.stages {
+        match stage {
+            Stage::Text => report.stages.push(repeat.measure("text", None, || plain(stages.text_encoder()))?),
+            Stage::Unet => {
+                for rows in &args.rows {
+                    let denoise = || plain(stages.denoise(usize::from(*rows)));
+                    report.stages.push(repeat.measure("unet", Some(*rows), denoise)?);
+                }
+            }
+            Stage::Vae => report.stages.push(repeat.measure("vae", None, || plain(stages.decode()))?),
+            Stage::Picture => {
+                let picture = || stages.picture(&options).map_err(|(code, message)| format!("{code}: {message}"));
+                report.stages.push(repeat.measure("picture", None, picture)?);
+            }
+        }
+    }
+    report.peak_memory_bytes = peak_memory_bytes();
+    if args.json {
+        return say(serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    }
+    say(report.table())
+}
+
+fn plain(timed: pipelines::Result<Duration>) -> Result<Duration, String> {
+    timed.map_err(|error| error.to_string())
+}
+
+struct Repeat {
+    warmup: u32,
+    repeats: u32,
+}
+
+impl Repeat {
+    fn measure(
+        &self,
+        stage: &'static str,
+        rows: Option<u16>,
+        work: impl Fn() -> Result<Duration, String>,
+    ) -> Result<Measured, String> {
+        for _ in 0..self.warmup {
+            work()?;
+        }
+        let ms = (0..self.repeats).map(|_| work().map(|took| took.as_secs_f64() * 1e3)).collect::<Result<_, _>>()?;
+        Ok(Measured { stage, rows, ms })
+    }
+}
+
+/// The most memory this process has held; Linux tells.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let Self { model, device, width, height, steps, sampler, guidance_scale, .. } = self;
+        let mut lines = vec![
+            format!("{model} on {device}, {width}x{height}, {steps} steps of {sampler}, guidance {guidance_scale}"),
+            format!("{:<18}{:>10}{:>10}{:>10}", "milliseconds", "min", "median", "max"),
+        ];
+        for Measured { stage, rows, ms } in &self.stages {
+            let mut sorted = ms.clone();
+            sorted.sort_by(f64::total_cmp);
+            let name = rows.map_or((*stage).to_owned(), |rows| format!("{stage}, {rows} rows"));
+            let [min, median, max] = [sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1]];
+            lines.push(format!("{name:<18}{min:>10.2}{median:>10.2}{max:>10.2}"));
+        }
+        if let Some(bytes) = self.peak_memory_bytes {
+            lines.push(format!("peak memory {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        }
+        lines.join("\n")
+    }
+}

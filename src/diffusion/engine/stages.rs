@@ -1,0 +1,83 @@
+//! A picture's stages one by one, on inputs like those of a real picture; for measuring.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+
+use super::{EngineOptions, draw};
+use crate::diffusion::noise::TorchCpuGenerator;
+use crate::diffusion::pipelines::{Pipeline, Result, StepInputs};
+use crate::domain::{ErrorCode, GenerationRequest};
+
+/// One request's stages; each method runs one of them and says how long it took, inputs made before the clock starts.
+pub struct Stages {
+    pipeline: Arc<dyn Pipeline>,
+    request: GenerationRequest,
+    /// (1, C, h, w) f32.
+    latents: Tensor,
+    /// Of the request's own steps.
+    timesteps: Vec<f64>,
+    /// (1, tokens, width) f32.
+    hidden_states: Tensor,
+}
+
+impl Stages {
+    /// Encodes the prompt, draws noise from the seed and plans the steps.
+    ///
+    /// # Errors
+    /// What the pipeline cannot do.
+    pub fn prepare(pipeline: Arc<dyn Pipeline>, request: GenerationRequest) -> Result<Self> {
+        let (c, h, w) = pipeline.latent_shape(request.width(), request.height());
+        let mut values = vec![0f32; c * h * w];
+        TorchCpuGenerator::new(request.seed()).standard_normal(&mut values);
+        let latents = Tensor::from_vec(values, (1, c, h, w), pipeline.device())?;
+        let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
+        let hidden_states = pipeline.encode_prompt(request.prompt())?.hidden_states;
+        Ok(Self { pipeline, request, latents, timesteps, hidden_states })
+    }
+
+    /// One prompt.
+    pub fn text_encoder(&self) -> Result<Duration> {
+        self.timed(|| self.pipeline.encode_prompt(self.request.prompt()).map(drop))
+    }
+
+    /// One network evaluation of so many rows, at timesteps of the request's steps in turn.
+    pub fn denoise(&self, rows: usize) -> Result<Duration> {
+        let latents = Tensor::cat(&vec![&self.latents; rows], 0)?;
+        let hidden_states = Tensor::cat(&vec![&self.hidden_states; rows], 0)?;
+        let timesteps: Vec<f64> = self.timesteps.iter().copied().cycle().take(rows).collect();
+        let inputs = StepInputs { latents: &latents, timesteps: &timesteps, hidden_states: &hidden_states };
+        self.timed(|| self.pipeline.denoise(&inputs).map(drop))
+    }
+
+    /// One picture's latents to its pixels.
+    pub fn decode(&self) -> Result<Duration> {
+        self.timed(|| self.pipeline.decode(&self.latents).map(drop))
+    }
+
+    /// The whole request, from its prompt to its pixels.
+    ///
+    /// # Errors
+    /// Why it could not be drawn: in a word, and as a sentence.
+    pub fn picture(&self, options: &EngineOptions) -> std::result::Result<Duration, (ErrorCode, String)> {
+        let began = Instant::now();
+        draw(self.pipeline.clone(), self.request.clone(), options.clone(), |_| {})?;
+        Ok(began.elapsed())
+    }
+
+    /// A GPU works on after a call has returned: both ends wait for it.
+    fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.pipeline.device().synchronize()?;
+        let began = Instant::now();
+        work()?;
+        self.pipeline.device().synchronize()?;
+        Ok(began.elapsed())
+    }
+}
+
+impl std::fmt::Debug for Stages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stages({})", self.pipeline.info().id)
+    }
+}
