@@ -1,38 +1,14 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 
 use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, body, with};
+use crate::support::gate::Gate;
 use crate::support::sse;
-
-/// Holds the engine before its first evaluation until told to go on.
-#[derive(Default)]
-pub(super) struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    pub(super) fn hook(self: &Arc<Self>) -> FaultHook {
-        let gate = self.clone();
-        Arc::new(move |_, point| {
-            if matches!(point, FaultPoint::Evaluate { .. }) {
-                let open = gate.open.lock().unwrap();
-                drop(gate.opened.wait_while(open, |open| !*open).unwrap());
-            }
-            Fault::None
-        })
-    }
-
-    pub(super) fn open(&self) {
-        *self.open.lock().unwrap() = true;
-        self.opened.notify_all();
-    }
-}
 
 #[tokio::test]
 async fn a_job_goes_from_accepted_to_succeeded() {

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::jobs::Gate;
 use crate::support::app::{TestApp, body, with};
+use crate::support::gate::Gate;
 use crate::support::sse;
 
 fn names(events: &[sse::Event]) -> Vec<&str> {

@@ -5,5 +5,6 @@ mod bench;
 mod command_line;
 mod crash;
 mod faults;
+mod readme;
 mod server;
 mod workers;
