@@ -1,9 +1,10 @@
 //! Finished pictures, in the encoding asked for.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::{Error, GenerationService, Result};
-use crate::domain::{Artifact, ImageFormat, JobId, OutputOptions};
+use crate::domain::{Artifact, ImageFormat, Job, JobId, JobStatus, OutputOptions};
 use crate::images;
 
 /// Quality of a picture encoded again for a client that asked for another format.
@@ -21,14 +22,33 @@ pub struct StoredImage {
 }
 
 impl GenerationService {
-    /// What is known of one picture, without reading it.
+    /// What is known of one picture.
     ///
     /// # Errors
     /// No such job or picture (yet); a store that failed.
     pub async fn artifact(&self, id: JobId, index: u32) -> Result<Artifact> {
         let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+        if job.status == JobStatus::Running && index < job.request.num_images() {
+            return self.early(&job, index).await;
+        }
         let found = job.images.into_iter().find(|artifact| artifact.index == index);
         found.ok_or(Error::ImageNotFound { job: id, index, ended: job.status.is_terminal() })
+    }
+
+    /// A picture of a job whose others are still drawn: its event has told of it, the row will when the job ends.
+    async fn early(&self, job: &Job, index: u32) -> Result<Artifact> {
+        let (request, format) = (&job.request, job.request.output().format);
+        let missing = Error::ImageNotFound { job: job.id, index, ended: false };
+        let bytes = self.parts.artifacts.get(job.id, index, format).await?.ok_or(missing)?;
+        Ok(Artifact {
+            index,
+            seed: request.image_seed(index),
+            width: request.width(),
+            height: request.height(),
+            format,
+            size_bytes: bytes.len() as u64,
+            sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
     }
 
     /// One picture, encoded again when `format` is not what is stored.

@@ -1,9 +1,13 @@
+use std::sync::Arc;
+
 use darkroom::domain::ImageFormat;
 use darkroom::images::decode;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, body, with};
+use crate::support::gate::Gate;
+use crate::support::sse;
 
 async fn draw(app: &TestApp, request: Value, accept: &str) -> Response {
     app.request(Method::POST, "/v1/jobs").header("accept", accept).json(&request).send().await.unwrap()
@@ -76,5 +80,28 @@ async fn the_stored_encoding_is_what_the_request_says() {
     assert_eq!(job["request"]["output"], json!({"format": "webp", "quality": 60}));
     let bytes = app.get(job["images"][0]["url"].as_str().unwrap()).await.bytes().await.unwrap();
     assert_eq!(decode(&bytes, ImageFormat::Webp).unwrap().height(), 16);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_picture_can_be_fetched_when_its_event_tells_of_it() {
+    let gate = Arc::new(Gate::after_pictures(1));
+    let app = TestApp::builder().fault(gate.hook()).start().await;
+    let job = app.submit(&with(body("two of them", 3), json!({"num_images": 2}))).await;
+    let stream = app.get(job["links"]["events"].as_str().unwrap()).await;
+    let events = sse::read_until(stream, |event| event.name == "image").await;
+    let told = &events.last().unwrap().data["image"];
+    let early = app.get(told["url"].as_str().unwrap()).await;
+    assert_eq!(early.status(), 200, "the other picture is still drawn");
+    assert_eq!(early.headers()["etag"], format!("\"{}\"", told["sha256"].as_str().unwrap()));
+    assert_eq!(early.headers()["x-darkroom-seed"], told["seed"].to_string());
+    let early = early.bytes().await.unwrap();
+    let other = |index: u32| format!("/v1/jobs/{}/images/{index}", job["id"].as_str().unwrap());
+    assert_eq!(app.get(&other(1)).await.status(), 404);
+    assert_eq!(app.get(&other(2)).await.status(), 404);
+    gate.open();
+    let ended = app.ended(job["id"].as_str().unwrap()).await;
+    assert_eq!(&ended["images"][0], told);
+    assert_eq!(app.get(told["url"].as_str().unwrap()).await.bytes().await.unwrap(), early);
     app.finish().await;
 }

@@ -5,7 +5,6 @@ mod event_bus;
 mod job_store;
 mod job_store_bed;
 mod job_store_files;
-mod workers;
 
 use darkroom::domain::{
     GenerationRequest, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,

@@ -5,6 +5,6 @@ mod bench;
 mod command_line;
 mod crash;
 mod faults;
-mod readme;
+mod page;
 mod server;
 mod workers;

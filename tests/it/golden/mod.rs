@@ -3,11 +3,8 @@
 // PyTorch's CPU noise, bit for bit.
 mod noise;
 
-// Every network against diffusers and transformers, and the autoencoder against candle-transformers.
-mod cross_check;
-mod networks;
-
 // Levels and trajectories of every sampler.
+mod networks;
 mod samplers;
 
 // Whole pictures, per sampler.

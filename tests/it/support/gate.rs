@@ -1,23 +1,65 @@
-//! Holding the engine still.
+//! An engine that waits to be told.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
 
-/// Holds the engine before its first evaluation until told to go on.
-#[derive(Default)]
+/// A test that failed with its gate closed lets its engine, and so its own end, go.
+const FORGOTTEN: Duration = Duration::from_secs(180);
+
+/// Holds the engine until told to go on.
 pub(crate) struct Gate {
+    hold: Hold,
+    decoded: AtomicU32,
     open: Mutex<bool>,
     opened: Condvar,
 }
 
+#[derive(Clone, Copy)]
+enum Hold {
+    /// Before an evaluation, when so many steps were taken.
+    Step(u32),
+    /// Before a picture is decoded, when so many were.
+    Picture(u32),
+}
+
+impl Default for Gate {
+    /// Holds it before its first evaluation.
+    fn default() -> Self {
+        Self::after_steps(0)
+    }
+}
+
 impl Gate {
+    /// Lets so many steps of each picture pass first.
+    pub(crate) fn after_steps(steps: u32) -> Self {
+        Self::new(Hold::Step(steps))
+    }
+
+    /// Lets so many pictures be finished first.
+    pub(crate) fn after_pictures(pictures: u32) -> Self {
+        Self::new(Hold::Picture(pictures))
+    }
+
+    fn new(hold: Hold) -> Self {
+        Self { hold, decoded: AtomicU32::new(0), open: Mutex::new(false), opened: Condvar::new() }
+    }
+
     pub(crate) fn hook(self: &Arc<Self>) -> FaultHook {
         let gate = self.clone();
         Arc::new(move |_, point| {
-            if matches!(point, FaultPoint::Evaluate { .. }) {
+            let is_held = match (point, gate.hold) {
+                (FaultPoint::Evaluate { step, .. }, Hold::Step(steps)) => step >= steps,
+                (FaultPoint::Decode, Hold::Picture(pictures)) => {
+                    gate.decoded.fetch_add(1, Ordering::SeqCst) >= pictures
+                }
+                _ => false,
+            };
+            if is_held {
                 let open = gate.open.lock().unwrap();
-                drop(gate.opened.wait_while(open, |open| !*open).unwrap());
+                drop(gate.opened.wait_timeout_while(open, FORGOTTEN, |open| !*open).unwrap());
             }
             Fault::None
         })
