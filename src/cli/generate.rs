@@ -16,6 +16,9 @@ use crate::images;
 /// Flags of `generate`; the same names, ranges and defaults as the API's fields.
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
+    /// A TOML file of settings, for its limits; config/default.toml lists them all.
+    #[arg(long, env = "DARKROOM_CONFIG")]
+    config: Option<PathBuf>,
     /// A built-in model or a diffusers folder.
     #[arg(long, default_value = "pinhole")]
     model: String,
@@ -64,7 +67,7 @@ pub(super) struct GenerateArgs {
 }
 
 pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
-    let settings = ServeArgs::default().settings()?;
+    let settings = ServeArgs { config: args.config.clone(), ..ServeArgs::default() }.settings()?;
     let format = format_of(&args.output)?;
     let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;

@@ -1,5 +1,8 @@
 //! Everything `/metrics` shows. One field a metric; the text given to its constructor is its help.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -27,8 +30,9 @@ pub struct Metrics {
     pub batch_samples: Histogram,
     /// Jobs in each forward.
     pub batch_jobs: Histogram,
-    /// Forwards, by `model`, picture size and `steps`.
-    pub batches: IntCounterVec,
+    /// Forwards, by `model`, picture size and `steps`; counted by [`Metrics::count_batch`].
+    batches: IntCounterVec,
+    batch_groups: Mutex<HashSet<BatchGroup>>,
     /// Forwards whose pictures differ in size or step count: 0 under the policy `grouped`.
     pub batches_mixed: IntCounter,
     /// Seconds of each forward with its update.
@@ -55,6 +59,22 @@ pub struct Metrics {
 const SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
+/// Clients choose sizes and step counts: without a bound they could fill the server's memory, and its scraper's.
+const MAX_BATCH_GROUPS: usize = 256;
+
+/// What the pictures of a forward have in common under the policy `grouped`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BatchGroup {
+    /// The model's id.
+    pub model: String,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// Of each picture.
+    pub steps: u32,
+}
 
 /// Registers what it makes.
 struct Maker(Registry);
@@ -106,6 +126,7 @@ impl Metrics {
                 "Forwards, by model, size and steps.",
                 &["model", "width", "height", "steps"],
             )?,
+            batch_groups: Mutex::default(),
             batches_mixed: make
                 .counter("darkroom_batches_mixed_total", "Forwards of different sizes or step counts.")?,
             step_seconds: make.histogram("darkroom_step_seconds", "Each forward with its update.", &SECONDS)?,
@@ -125,6 +146,19 @@ impl Metrics {
         })
     }
 
+    /// Counts a forward of `group`. Groups after the first 256 are counted together, under `other`.
+    pub fn count_batch(&self, group: BatchGroup) {
+        let labels = [group.width.to_string(), group.height.to_string(), group.steps.to_string()];
+        let [width, height, steps] = labels.each_ref().map(String::as_str);
+        let model = group.model.clone();
+        let known = {
+            let mut groups = self.batch_groups.lock().unwrap_or_else(PoisonError::into_inner);
+            groups.contains(&group) || groups.len() < MAX_BATCH_GROUPS && groups.insert(group)
+        };
+        let labels = if known { [model.as_str(), width, height, steps] } else { ["other"; 4] };
+        self.batches.with_label_values(&labels).inc();
+    }
+
     /// In Prometheus' text format.
     ///
     /// # Errors
@@ -138,15 +172,27 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use super::Metrics;
+    use super::{BatchGroup, Metrics};
 
     #[test]
     fn every_metric_has_a_name_of_its_own_and_is_rendered() {
         let metrics = Metrics::new().expect("no two of one name");
         metrics.jobs_submitted.inc();
-        metrics.batches.with_label_values(&["pinhole", "128", "128", "20"]).inc();
+        metrics.count_batch(BatchGroup { model: "pinhole".to_owned(), width: 128, height: 128, steps: 20 });
         let text = metrics.render().expect("renders");
         assert!(text.contains("darkroom_jobs_submitted_total 1"), "{text}");
         assert!(text.contains("steps=\"20\""), "{text}");
+    }
+
+    #[test]
+    fn clients_cannot_make_series_without_end() {
+        let metrics = Metrics::new().expect("no two of one name");
+        for steps in 1..=1000 {
+            metrics.count_batch(BatchGroup { model: "pinhole".to_owned(), width: 128, height: 128, steps });
+        }
+        let text = metrics.render().expect("renders");
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("darkroom_batches_total{")).collect();
+        assert_eq!(series.len(), 257);
+        assert!(series.iter().any(|line| line.contains("steps=\"other\"") && line.ends_with(" 744")), "{series:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! Tracing set-up and the Metrics struct: typed fields whose help text stands beside them. Decides nothing.
+//! Tracing set-up and the {BatchGroup, Metrics} struct: typed fields whose help text stands beside them. Decides nothing.
 
 mod logs;
 mod metrics;
 
 pub use logs::{LogFormat, init_logs};
-pub use metrics::Metrics;
+pub use metrics::{BatchGroup, Metrics};

@@ -75,7 +75,7 @@ pub enum Error {
         /// Which component of which checkpoint.
         file: String,
         /// What is wrong.
-        source: models::Error,
+        source: Box<models::Error>,
     },
     /// The scheduler's configuration, or what a request asks of it.
     #[error(transparent)]

@@ -40,7 +40,7 @@ impl StableDiffusion {
     pub fn load(id: ModelId, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
         let within = |component: &str| {
             let file = checkpoint.describe(component);
-            move |source: models::Error| Error::Network { file, source }
+            move |source: models::Error| Error::Network { file, source: Box::new(source) }
         };
         let config: ClipTextConfig = checkpoint.json("text_encoder/config.json")?;
         let text_encoder = ClipTextModel::load(config, &checkpoint.weights("text_encoder", &device)?)

@@ -1,6 +1,6 @@
 //! One device's task: between the store and its engine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, watch};
@@ -18,6 +18,7 @@ use crate::domain::{
     DeviceSpec, ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
 };
 use crate::images;
+use crate::telemetry::BatchGroup;
 
 /// Events an engine may be ahead of its worker; a full channel slows the engine down only for those that must arrive.
 const EVENTS: usize = 1024;
@@ -34,6 +35,9 @@ pub(super) struct Worker {
     events: mpsc::Receiver<EngineEvent>,
     /// In the engine's hands.
     aboard: HashMap<JobId, JobRun>,
+    /// Lost to another worker; the engine has been told to leave them, and has not said yet that it did. Nothing is
+    /// claimed meanwhile: a job that came back at once would be taken for the one it was.
+    leaving: HashSet<JobId>,
     /// Drawn; their pictures are being stored.
     ending: JoinSet<JobId>,
     ending_leases: HashMap<JobId, ClaimedJob>,
@@ -76,6 +80,7 @@ impl Worker {
             engine,
             events,
             aboard: HashMap::new(),
+            leaving: HashSet::new(),
             ending: JoinSet::new(),
             ending_leases: HashMap::new(),
             batches: 0,
@@ -98,7 +103,7 @@ impl Worker {
             let woken = hub.woken();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            if stop.borrow().is_none() && self.aboard.is_empty() {
+            if stop.borrow().is_none() && self.aboard.is_empty() && self.leaving.is_empty() {
                 self.claim().await;
             }
             self.report();
@@ -158,6 +163,8 @@ impl Worker {
 
     async fn heed(&mut self, event: EngineEvent) {
         match event {
+            EngineEvent::Finished { job, .. } | EngineEvent::Failed { job, .. } | EngineEvent::Cancelled { job }
+                if self.leaving.remove(&job) => {}
             EngineEvent::Started { job, warnings } => {
                 if let Some(run) = self.aboard.get_mut(&job) {
                     run.warnings = warnings;
@@ -214,11 +221,11 @@ impl Worker {
         metrics.batch_samples.observe(f64::from(report.samples));
         metrics.batch_jobs.observe(f64::from(report.jobs));
         metrics.step_seconds.observe(report.micros as f64 / 1e6);
-        let (width, height) = (report.width.to_string(), report.height.to_string());
         match report.steps {
             Some(steps) => {
                 let model = self.aboard.values().next().map_or("", |run| run.claimed.job.request.model().as_str());
-                metrics.batches.with_label_values(&[model, &width, &height, &steps.to_string()]).inc();
+                let (model, width, height) = (model.to_owned(), report.width, report.height);
+                metrics.count_batch(BatchGroup { model, width, height, steps });
             }
             None => metrics.batches_mixed.inc(),
         }
@@ -246,6 +253,7 @@ impl Worker {
                             if self.aboard.remove(&lease.job_id).is_some() {
                                 tracing::warn!(job.id = %lease.job_id, worker = %self.id, "lease lost");
                                 self.parts.hub.left(lease.job_id);
+                                self.leaving.insert(lease.job_id);
                                 self.engine.cancel(lease.job_id);
                             }
                         }
@@ -276,6 +284,7 @@ impl Worker {
             let message = "the engine ended unexpectedly".to_owned();
             self.end(job, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
         }
+        self.leaving.clear();
         match start_engine(&self.pipelines, &self.options) {
             Ok((engine, events)) => (self.engine, self.events) = (engine, events),
             Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),

@@ -6,5 +6,6 @@ mod command_line;
 mod crash;
 mod faults;
 mod page;
+mod readme;
 mod server;
 mod workers;

@@ -1,5 +1,6 @@
 //! A `darkroom serve` of its own, and talking to it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,8 +35,13 @@ pub(super) struct Server {
 impl Server {
     /// Serves tiny-sd from `data_dir`. Short leases, so that a restarted server soon takes the lost jobs.
     pub(super) fn start(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::start_with(data_dir, tiny_sd(), environment)
+    }
+
+    /// The same with another model.
+    pub(super) fn start_with(data_dir: &Path, model: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Self {
         let mut command = darkroom();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).arg("--model").arg(tiny_sd());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).arg("--model").arg(model);
         command.env("DARKROOM_QUEUE__LEASE_S", "2").env("DARKROOM_LOG__FILTER", "warn");
         command.envs(environment.iter().copied()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -3,8 +3,11 @@
 // PyTorch's CPU noise, bit for bit.
 mod noise;
 
-// Levels and trajectories of every sampler.
+// Every network against diffusers and transformers, and the autoencoder against candle-transformers.
+mod cross_check;
 mod networks;
+
+// Levels and trajectories of every sampler.
 mod samplers;
 
 // Whole pictures, per sampler.

@@ -28,7 +28,7 @@ fn checkpoint(style: &str) -> Checkpoint {
     Checkpoint::Folder(fixtures().join(style))
 }
 
-fn assert_close(what: &str, ours: &Tensor, reference: &Tensor) {
+pub(super) fn assert_close(what: &str, ours: &Tensor, reference: &Tensor) {
     assert_eq!(ours.dims(), reference.dims(), "{what}");
     let numbers = |x: &Tensor| x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32");
     let (ours, reference) = (numbers(ours), numbers(reference));
@@ -49,7 +49,7 @@ fn unet(checkpoint: &Checkpoint) -> UNet2DConditionModel {
     UNet2DConditionModel::load(config, &checkpoint.weights("unet", &Device::Cpu).unwrap()).unwrap()
 }
 
-fn vae(checkpoint: &Checkpoint) -> AutoencoderKl {
+pub(super) fn vae(checkpoint: &Checkpoint) -> AutoencoderKl {
     let config: AutoencoderKlConfig = checkpoint.json("vae/config.json").unwrap();
     AutoencoderKl::load(config, &checkpoint.weights("vae", &Device::Cpu).unwrap()).unwrap()
 }

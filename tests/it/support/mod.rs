@@ -5,3 +5,10 @@ pub(crate) mod browser;
 pub(crate) mod drafts;
 pub(crate) mod gate;
 pub(crate) mod sse;
+
+/// Says that a test was skipped and why. Fails instead where nothing may be skipped (`DARKROOM_FORBID_SKIPS`).
+pub(crate) fn skip(what: &str, why: &str) {
+    let is_forbidden = std::env::var_os("DARKROOM_FORBID_SKIPS").is_some();
+    assert!(!is_forbidden, "{what} would be skipped, which is forbidden here: {why}");
+    eprintln!("SKIPPED {what}: {why}");
+}
