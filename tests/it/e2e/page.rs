@@ -340,9 +340,11 @@ async fn a_full_queue_is_told_in_words() {
     };
     let app = TestApp::builder().settings(settings).fault(gate.hook()).start().await;
     let runs = app.submit(&body("it runs", 1)).await;
-    browser.open(&app.base).await;
-    browser.until("it runs", "document.querySelector('.card')?.dataset.status === 'running'").await;
+    // Of another size, so that it does not join the batch that is held.
+    app.running(runs["id"].as_str().unwrap()).await;
     let waits = app.submit(&with(body("it waits", 1), json!({"width": 32}))).await;
+    browser.open(&app.base).await;
+    browser.until("both are shown", "document.querySelectorAll('.card').length === 2").await;
     describe(&browser, "one too many", 1).await;
     browser.press("Generate").await;
     browser.until("it is refused", "!document.getElementById('refusal').hidden").await;

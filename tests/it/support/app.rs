@@ -99,6 +99,13 @@ impl TestApp {
         self.json(&format!("/v1/jobs/{id}")).await
     }
 
+    /// Waits until a worker has a job, by its events.
+    pub(crate) async fn running(&self, id: &str) {
+        let stream = self.get(&format!("/v1/jobs/{id}/events")).await;
+        let events = super::sse::read_until(stream, |event| event.name == "started").await;
+        assert_eq!(events.last().unwrap().name, "started", "{events:?}");
+    }
+
     /// The value of one sample of `/metrics`, 0 when it is not there.
     pub(crate) async fn metric(&self, sample: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();

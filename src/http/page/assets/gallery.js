@@ -27,6 +27,12 @@ export class Gallery {
     await this.#page(null);
   }
 
+  /** What came since, from whomever. What cannot be asked now is asked another time. */
+  async refresh() {
+    const { jobs } = await api.listJobs({ limit: PAGE }).catch(() => ({ jobs: [] }));
+    jobs.forEach((job) => this.#act.found(job));
+  }
+
   card(id) {
     return this.#cards.get(id);
   }

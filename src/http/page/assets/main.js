@@ -164,6 +164,9 @@ async function begin() {
   await gallery.load();
   // Jobs under way may be older than the first page.
   await watch.pulse();
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) gallery.refresh();
+  });
 }
 
 wireTheme();

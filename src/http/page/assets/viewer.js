@@ -17,6 +17,8 @@ export class Viewer {
     this.#labels = labels;
     byId("viewer-before").append(icon("M15 5l-7 7 7 7"));
     byId("viewer-after").append(icon("M9 5l7 7-7 7"));
+    byId("viewer-close").append(icon(ICONS.cancel));
+    byId("viewer-close").addEventListener("click", () => this.#dialog.close());
     byId("viewer-before").addEventListener("click", () => this.#turn(-1));
     byId("viewer-after").addEventListener("click", () => this.#turn(1));
     this.#dialog.addEventListener("keydown", (event) => {
@@ -76,7 +78,6 @@ export class Viewer {
       make("a", { href: image.url, download: fileName(image), class: "as-button" }, icon(ICONS.download), "Download"),
       button("Use these again", ICONS.again, leave(() => this.#act.again(request, image.seed, 1))),
       button("Keep this seed", null, leave(() => this.#act.keep(image.seed))),
-      button("Close", ICONS.cancel, () => this.#dialog.close()),
     );
   }
 }
