@@ -17,7 +17,8 @@ import model
 import tokens
 from unet import trained_vae
 
-GUIDANCE = 3.0
+HERE = Path(__file__).parent
+GUIDANCE = 3.0  # before evaluate.py --sweep has chosen a better one
 
 
 def latent_rgb(vae, scale, count=96):
@@ -35,14 +36,21 @@ def latent_rgb(vae, scale, count=96):
     return [[round(v, 5) for v in row] for row in solution[:-1].tolist()], [round(v, 5) for v in solution[-1].tolist()]
 
 
-def card(vae, scale):
+def guidance():
+    """What the sweep chose."""
+    path = HERE / "guidance.json"
+    return json.loads(path.read_text())["chosen"] if path.exists() else GUIDANCE
+
+
+def card(vae, scale, step):
     factors, bias = latent_rgb(vae, scale)
     return {
         "name": "pinhole",
         "description": "A small demonstration and test model trained on our own drawings of 24 kinds of object in 6 places; not Stable Diffusion.",
         "license": "MIT OR Apache-2.0",
+        "training_steps": step,
         "size_multiple": 16, "min_side": 64, "max_side": 256,
-        "defaults": {"width": 128, "height": 128, "steps": 20, "guidance_scale": GUIDANCE, "sampler": "dpmpp_2m",
+        "defaults": {"width": 128, "height": 128, "steps": 20, "guidance_scale": guidance(), "sampler": "dpmpp_2m",
                      "sigma_schedule": "default"},
         "latent_rgb_factors": factors, "latent_rgb_bias": bias,
     }
@@ -67,13 +75,12 @@ def pipeline(run, vae_run):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    here = Path(__file__).parent
-    parser.add_argument("--run", type=Path, default=here / "runs" / "unet")
-    parser.add_argument("--vae", type=Path, default=here / "runs" / "vae")
-    parser.add_argument("--out", type=Path, default=here.parent / "models" / "pinhole")
+    parser.add_argument("--run", type=Path, default=HERE / "runs" / "unet")
+    parser.add_argument("--vae", type=Path, default=HERE / "runs" / "vae")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "models" / "pinhole")
     args = parser.parse_args()
     pipe, scale, step = pipeline(args.run, args.vae)
-    described = card(pipe.vae, scale)
+    described = card(pipe.vae, scale, step)
     pipe.to(torch.float16).save_pretrained(args.out)
     tokens.write(args.out / "tokenizer")
     # vocab.json and merges.txt say it all; a second form of the same would only be larger.
