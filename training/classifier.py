@@ -53,12 +53,12 @@ def labels(scene):
 class Classifier(nn.Module):
     """A plain convolutional network; every head reads the same features, averaged and at their maxima."""
 
-    def __init__(self, channels=(24, 48, 96, 128)):
+    def __init__(self, channels=(32, 64, 128)):
         super().__init__()
-        layers, before = [], 3
+        layers, before = [nn.PixelUnshuffle(2)], 12
         for width in channels:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
-                       nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.ReLU(),
+                       nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
             before = width
         self.body = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(2 * before, len(names)) for name, names in ATTRIBUTES.items()})
@@ -150,7 +150,7 @@ def accuracy(judge, vae=None, count=1200, wanted=lambda scene: True):
 def loss_of(judge, pictures, targets):
     """The heads' cross-entropies, summed."""
     out = judge(pictures)
-    return sum(F.cross_entropy(out[name].float(), targets[:, k]) for k, name in enumerate(ATTRIBUTES))
+    return sum(F.cross_entropy(out[name], targets[:, k]) for k, name in enumerate(ATTRIBUTES))
 
 
 def main():
@@ -158,10 +158,10 @@ def main():
     here = Path(__file__).parent / "runs"
     parser.add_argument("--run", type=Path, default=here / "classifier")
     parser.add_argument("--vae", type=Path, default=here / "vae")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pool", type=int, default=14_400, help="renders that are kept")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,12 +183,11 @@ def main():
         pictures = augmented(torch.from_numpy(renders[rows.numpy()]).float() / 127.5 - 1, generator)
         for group in optimiser.param_groups:
             group["lr"] = args.lr * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        with torch.autocast(device, torch.bfloat16):
-            loss = loss_of(judge, pictures.to(device, memory_format=torch.channels_last), truth[rows].to(device))
+        loss = loss_of(judge, pictures.to(device, memory_format=torch.channels_last), truth[rows].to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 50 == 0:
             print(f"step {step + 1} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
             save(args.run, parts, {"step": step + 1})
     finish(judge, vae.cpu(), args)
