@@ -39,6 +39,7 @@ def serving(args):
         address = "127.0.0.1:%d" % probe.getsockname()[1]
     # Settings of whoever calls must not change what is measured.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+    clean["DARKROOM_LOG__FILTER"] = "warn"
     with tempfile.TemporaryDirectory() as folder:
         command = [args.binary.resolve(), "serve", "--listen", address, "--data-dir", folder, "--model", args.model.resolve()]
         server = subprocess.Popen(command, env=clean, cwd=folder, stdout=subprocess.DEVNULL)

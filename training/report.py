@@ -37,7 +37,7 @@ def sections(evaluation, guidance):
         yield table((attribute, "prompts", *(f"{name} right" for name in names)), rows)
     if guidance:
         yield (f"Guidance, on {guidance['prompts']} other held-out prompts after {guidance['training_steps']} steps; "
-               f"{guidance['chosen']:g} is the model's default:")
+               f"{guidance['chosen']:g} did best and is what export.py writes:")
         yield table(("guidance", *accuracy), [(scale, *map(percent, row.values())) for scale, row in guidance["accuracy"].items()])
 
 
