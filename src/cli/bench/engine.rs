@@ -11,7 +11,7 @@ use crate::cli::generate::validated;
 use crate::cli::{ServeArgs, say};
 use crate::diffusion::engine::{EngineOptions, Stages};
 use crate::diffusion::pipelines::{self, ModelSource};
-use crate::domain::{DeviceSpec, RequestDraft};
+use crate::domain::{DeviceSpec, GenerationRequest, ModelInfo, RequestDraft};
 
 /// Flags of `bench engine`.
 #[derive(Debug, Args)]
@@ -28,6 +28,9 @@ pub(super) struct EngineArgs {
     /// Rows of the network evaluations; several with commas.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16], value_parser = clap::value_parser!(u16).range(1..=512))]
     rows: Vec<u16>,
+    /// Pictures decoded and drawn together; several with commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u16).range(1..))]
+    pictures: Vec<u16>,
     /// What the picture shows.
     #[arg(long, default_value = "a red house in the snow at night")]
     prompt: String,
@@ -64,9 +67,9 @@ enum Stage {
     Text,
     /// One network evaluation, for each of `--rows`.
     Unet,
-    /// One picture's decoding.
+    /// Decoding, one picture after the other, for each of `--pictures`.
     Vae,
-    /// One whole picture, from its prompt to its pixels.
+    /// Whole pictures of one request, from its prompt to their pixels, for each of `--pictures`.
     Picture,
 }
 
@@ -87,7 +90,10 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Measured {
     stage: &'static str,
+    /// Of a network evaluation.
     rows: Option<u16>,
+    /// Of decoding and drawing.
+    pictures: Option<u16>,
     /// Each repeat, in milliseconds, in order.
     ms: Vec<f64>,
 }
@@ -96,46 +102,17 @@ pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     let settings = ServeArgs::default().settings()?;
     let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
-    let draft = RequestDraft {
-        prompt: Some(args.prompt),
-        width: args.width,
-        height: args.height,
-        steps: args.steps,
-        sampler: args.sampler,
-        guidance_scale: args.guidance_scale,
-        seed: Some(1),
-        ..RequestDraft::default()
-    };
-    let request = validated(draft, pipeline.info(), &settings)?;
+    let requests: Vec<GenerationRequest> = args
+        .pictures
+        .iter()
+        .map(|pictures| validated(args.draft(*pictures), pipeline.info(), &settings))
+        .collect::<Result<_, _>>()?;
     let options = EngineOptions { preview_every: 0, ..engine_options(&settings, Seams::default()) };
-    let mut report = Report {
-        model: pipeline.info().id.to_string(),
-        device: args.device.to_string(),
-        width: request.width(),
-        height: request.height(),
-        steps: request.steps(),
-        sampler: request.sampler().name(),
-        guidance_scale: request.guidance_scale(),
-        stages: Vec::new(),
-        peak_memory_bytes: None,
-    };
-    let stages = Stages::prepare(Arc::clone(&pipeline), request).map_err(|error| error.to_string())?;
-    let repeat = Repeat { warmup: args.warmup, repeats: args.repeats };
-    for stage in args.stages {
-        match stage {
-            Stage::Text => report.stages.push(repeat.measure("text", None, || plain(stages.text_encoder()))?),
-            Stage::Unet => {
-                for rows in &args.rows {
-                    let denoise = || plain(stages.denoise(usize::from(*rows)));
-                    report.stages.push(repeat.measure("unet", Some(*rows), denoise)?);
-                }
-            }
-            Stage::Vae => report.stages.push(repeat.measure("vae", None, || plain(stages.decode()))?),
-            Stage::Picture => {
-                let picture = || stages.picture(&options).map_err(|(code, message)| format!("{code}: {message}"));
-                report.stages.push(repeat.measure("picture", None, picture)?);
-            }
-        }
+    let mut report = Report::new(pipeline.info(), &args, &requests[0]);
+    let prepare = |request| Stages::prepare(Arc::clone(&pipeline), request).map_err(|error| error.to_string());
+    let prepared: Vec<Stages> = requests.into_iter().map(prepare).collect::<Result<_, _>>()?;
+    for stage in &args.stages {
+        report.stages.extend(args.measure(*stage, &prepared, &options)?);
     }
     report.peak_memory_bytes = peak_memory_bytes();
     if args.json {
@@ -144,28 +121,65 @@ pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     say(report.table())
 }
 
-fn plain(timed: pipelines::Result<Duration>) -> Result<Duration, String> {
-    timed.map_err(|error| error.to_string())
-}
+impl EngineArgs {
+    /// A request of so many pictures.
+    fn draft(&self, pictures: u16) -> RequestDraft {
+        RequestDraft {
+            prompt: Some(self.prompt.clone()),
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            sampler: self.sampler.clone(),
+            guidance_scale: self.guidance_scale,
+            seed: Some(1),
+            num_images: Some(pictures.into()),
+            ..RequestDraft::default()
+        }
+    }
 
-struct Repeat {
-    warmup: u32,
-    repeats: u32,
-}
+    /// One stage at every size asked for; `prepared` has one for each of `--pictures`.
+    fn measure(&self, stage: Stage, prepared: &[Stages], options: &EngineOptions) -> Result<Vec<Measured>, String> {
+        let first = &prepared[0];
+        let each_rows = self.rows.iter();
+        let each_pictures = self.pictures.iter().zip(prepared);
+        let picture = |stages: &Stages| stages.picture(options).map_err(|(code, message)| format!("{code}: {message}"));
+        match stage {
+            Stage::Text => {
+                let ms = self.repeat(|| plain(first.text_encoder()))?;
+                Ok(vec![Measured { stage: "text", rows: None, pictures: None, ms }])
+            }
+            Stage::Unet => each_rows
+                .map(|rows| {
+                    let ms = self.repeat(|| plain(first.denoise(usize::from(*rows))))?;
+                    Ok(Measured { stage: "unet", rows: Some(*rows), pictures: None, ms })
+                })
+                .collect(),
+            Stage::Vae => each_pictures
+                .map(|(pictures, stages)| {
+                    let ms = self.repeat(|| plain(stages.decode()))?;
+                    Ok(Measured { stage: "vae", rows: None, pictures: Some(*pictures), ms })
+                })
+                .collect(),
+            Stage::Picture => each_pictures
+                .map(|(pictures, stages)| {
+                    let ms = self.repeat(|| picture(stages))?;
+                    Ok(Measured { stage: "picture", rows: None, pictures: Some(*pictures), ms })
+                })
+                .collect(),
+        }
+    }
 
-impl Repeat {
-    fn measure(
-        &self,
-        stage: &'static str,
-        rows: Option<u16>,
-        work: impl Fn() -> Result<Duration, String>,
-    ) -> Result<Measured, String> {
+    /// What each run took after the warm-up, in milliseconds.
+    fn repeat(&self, work: impl Fn() -> Result<Duration, String>) -> Result<Vec<f64>, String> {
         for _ in 0..self.warmup {
             work()?;
         }
-        let ms = (0..self.repeats).map(|_| work().map(|took| took.as_secs_f64() * 1e3)).collect::<Result<_, _>>()?;
-        Ok(Measured { stage, rows, ms })
+        (0..self.repeats).map(|_| work().map(|took| took.as_secs_f64() * 1e3)).collect()
     }
+}
+
+fn plain(timed: pipelines::Result<Duration>) -> Result<Duration, String> {
+    timed.map_err(|error| error.to_string())
 }
 
 /// The most memory this process has held; Linux tells.
@@ -176,18 +190,36 @@ fn peak_memory_bytes() -> Option<u64> {
 }
 
 impl Report {
+    fn new(model: &ModelInfo, args: &EngineArgs, request: &GenerationRequest) -> Self {
+        Self {
+            model: model.id.to_string(),
+            device: args.device.to_string(),
+            width: request.width(),
+            height: request.height(),
+            steps: request.steps(),
+            sampler: request.sampler().name(),
+            guidance_scale: request.guidance_scale(),
+            stages: Vec::new(),
+            peak_memory_bytes: None,
+        }
+    }
+
     fn table(&self) -> String {
         let Self { model, device, width, height, steps, sampler, guidance_scale, .. } = self;
         let mut lines = vec![
             format!("{model} on {device}, {width}x{height}, {steps} steps of {sampler}, guidance {guidance_scale}"),
-            format!("{:<18}{:>10}{:>10}{:>10}", "milliseconds", "min", "median", "max"),
+            format!("{:<20}{:>10}{:>10}{:>10}", "milliseconds", "min", "median", "max"),
         ];
-        for Measured { stage, rows, ms } in &self.stages {
+        for Measured { stage, rows, pictures, ms } in &self.stages {
             let mut sorted = ms.clone();
             sorted.sort_by(f64::total_cmp);
-            let name = rows.map_or((*stage).to_owned(), |rows| format!("{stage}, {rows} rows"));
+            let name = match (rows, pictures) {
+                (Some(rows), _) => format!("{stage}, {rows} rows"),
+                (None, Some(pictures)) if *pictures > 1 => format!("{stage}, {pictures} pictures"),
+                _ => (*stage).to_owned(),
+            };
             let [min, median, max] = [sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1]];
-            lines.push(format!("{name:<18}{min:>10.2}{median:>10.2}{max:>10.2}"));
+            lines.push(format!("{name:<20}{min:>10.2}{median:>10.2}{max:>10.2}"));
         }
         if let Some(bytes) = self.peak_memory_bytes {
             lines.push(format!("peak memory {:.1} MiB", bytes as f64 / f64::from(1 << 20)));

@@ -51,12 +51,12 @@ impl Stages {
         self.timed(|| self.pipeline.denoise(&inputs).map(drop))
     }
 
-    /// One picture's latents to its pixels.
+    /// Latents to pixels: as many pictures as the request asks for, one after the other, as the engine decodes them.
     pub fn decode(&self) -> Result<Duration> {
-        self.timed(|| self.pipeline.decode(&self.latents).map(drop))
+        self.timed(|| (0..self.request.num_images()).try_for_each(|_| self.pipeline.decode(&self.latents).map(drop)))
     }
 
-    /// The whole request, from its prompt to its pixels.
+    /// The whole request, from its prompt to the pixels of all its pictures.
     ///
     /// # Errors
     /// Why it could not be drawn: in a word, and as a sentence.

@@ -114,12 +114,16 @@ async fn a_body_that_the_server_refuses_and_a_server_that_is_not_there_are_told(
 fn the_engine_alone_reports_every_stage() {
     let mut command = darkroom();
     command.args(["bench", "engine", "--json", "--width", "32", "--height", "32", "--steps", "2", "--repeats", "2"]);
-    let output = command.args(["--rows", "1,3", "--model"]).arg(tiny_sd()).output().unwrap();
+    let output = command.args(["--rows", "1,3", "--pictures", "1,2", "--model"]).arg(tiny_sd()).output().unwrap();
     let report = report(&output);
     assert_eq!((&report["model"], &report["steps"]), (&"tiny-sd".into(), &2.into()));
     let stages = report["stages"].as_array().unwrap();
-    let names: Vec<_> = stages.iter().map(|stage| (stage["stage"].as_str().unwrap(), stage["rows"].as_u64())).collect();
-    assert_eq!(names, [("text", None), ("unet", Some(1)), ("unet", Some(3)), ("vae", None), ("picture", None)]);
+    let size = |stage: &Value| stage["rows"].as_u64().or(stage["pictures"].as_u64());
+    let names: Vec<_> = stages.iter().map(|stage| (stage["stage"].as_str().unwrap(), size(stage))).collect();
+    let unet_rows = [("unet", Some(1)), ("unet", Some(3))];
+    let vae_pictures = [("vae", Some(1)), ("vae", Some(2))];
+    let whole_pictures = [("picture", Some(1)), ("picture", Some(2))];
+    assert_eq!(names, [&[("text", None)][..], &unet_rows, &vae_pictures, &whole_pictures].concat());
     for stage in stages {
         let ms = stage["ms"].as_array().unwrap();
         assert!(ms.len() == 2 && ms.iter().all(|ms| ms.as_f64().unwrap() > 0.0), "{stage}");
