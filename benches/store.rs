@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use darkroom::dispatch::jobs::{
-    ClaimRequest, ClaimedJob, JobStore, MemoryStore, NewJob, Outcome, SqliteStore, StoreOptions,
+    ClaimRequest, ClaimedJob, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
 };
 use darkroom::domain::{
     GenerationRequest, JobId, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
@@ -60,6 +60,7 @@ async fn claim(store: &dyn JobStore) -> Vec<ClaimedJob> {
     let request = ClaimRequest {
         worker: WorkerId::new("bench"),
         models: vec![ModelId::new("bench")],
+        select: Select::Group,
         max_rows: BATCH,
         max_row_pixels: u64::MAX,
         lease_ms: 3_600_000,

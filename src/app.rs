@@ -17,7 +17,7 @@ use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::{JobStore, MemoryStore, SqliteStore, StoreOptions};
 use crate::dispatch::workers::{Loader, PoolParts, WorkerOptions, WorkerPool};
-use crate::domain::{Clock, DeviceSpec, SystemClock};
+use crate::domain::{BatchingPolicy, Clock, DeviceSpec, SystemClock};
 use crate::http::{self, HttpOptions};
 use crate::service::{GenerationService, ServiceOptions, ServiceParts};
 use crate::telemetry::Metrics;
@@ -227,6 +227,7 @@ fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
 pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
     let workers = &settings.workers;
     EngineOptions {
+        policy: workers.policy.parse().unwrap_or(BatchingPolicy::Grouped),
         caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
         preview_every: workers.preview_every,
         fault: seams.fault,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DeviceSpec, Limits};
+use crate::domain::{BatchingPolicy, DeviceSpec, Limits};
 use crate::telemetry::LogFormat;
 
 /// All settings.
@@ -115,7 +115,7 @@ impl Default for QueueSettings {
 pub struct WorkerSettings {
     /// One worker a device: `cpu`, `cuda:0`, ...
     pub devices: Vec<String>,
-    /// How batches are made up: `grouped`.
+    /// How batches are made up: `grouped` or `continuous`.
     pub policy: String,
     /// Most rows of one forward (a guided picture has two).
     pub max_rows: u32,
@@ -129,7 +129,7 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             devices: vec!["cpu".to_owned()],
-            policy: "grouped".to_owned(),
+            policy: BatchingPolicy::Grouped.name().to_owned(),
             max_rows: 32,
             max_row_pixels: 1 << 23,
             preview_every: 4,
@@ -208,7 +208,11 @@ impl Settings {
             );
         }
         let policy = &self.workers.policy;
-        check(policy == "grouped", "workers.policy", format!("`{policy}` is no policy; use `grouped`"));
+        check(
+            policy.parse::<BatchingPolicy>().is_ok(),
+            "workers.policy",
+            format!("`{policy}` is no policy; use `grouped` or `continuous`"),
+        );
         check(
             !self.workers.devices.is_empty(),
             "workers.devices",

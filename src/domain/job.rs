@@ -17,7 +17,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::sampling::wire_names;
-use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, Timestamp};
+use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, Priority, SizeKey, Timestamp};
+
+/// How much earlier an interactive job ranks than it was created.
+const INTERACTIVE_LEAD_MS: i64 = 30_000;
+/// How much later a bulk job ranks: a bulk job that has waited this long stands before every normal job accepted since,
+/// so nothing starves.
+const BULK_DELAY_MS: i64 = 300_000;
 
 wire_names! {
     /// Where a job stands.
@@ -92,6 +98,11 @@ impl GroupKey {
             steps: request.steps(),
         }
     }
+
+    /// The group's model and resolution.
+    pub fn size(&self) -> SizeKey {
+        SizeKey { model: self.model.clone(), width: self.width, height: self.height }
+    }
 }
 
 /// How far one picture of a running job is.
@@ -151,6 +162,19 @@ pub struct Job {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<JobError>,
+}
+
+impl Job {
+    /// Its place in the queue, the smallest first: when it was accepted, in milliseconds since the Unix epoch, moved by
+    /// its priority.
+    pub fn rank_ms(&self) -> i64 {
+        let moved = match self.request.priority() {
+            Priority::Interactive => -INTERACTIVE_LEAD_MS,
+            Priority::Normal => 0,
+            Priority::Bulk => BULK_DELAY_MS,
+        };
+        self.created_at.plus_ms(moved).unix_ms()
+    }
 }
 
 #[cfg(test)]

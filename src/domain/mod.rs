@@ -3,6 +3,7 @@
 //! Does no I/O, holds no tensors and knows no async: every other room may import this one, and it imports none.
 
 mod artifact;
+mod batching;
 mod device;
 mod error;
 mod event;
@@ -14,6 +15,7 @@ mod sampling;
 mod timestamp;
 
 pub use artifact::{Artifact, ImageFormat};
+pub use batching::{BatchingPolicy, SizeKey};
 pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};

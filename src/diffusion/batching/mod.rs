@@ -1,26 +1,45 @@
 //! Which evaluations share the next forward. Pure and synchronous: sees small projections of samples, never a tensor.
 //!
-//! Main type: [`Batcher`]. A [`StepBatch`] is a throw-away view; samples stay where they are.
+//! Main type: [`Batcher`], one of two policies ([`grouped`], [`continuous`]). A [`StepBatch`] is a throw-away view;
+//! samples stay where they are. What a forward costs, and so how many rows are worth waiting for, is learnt in [`cost`].
 
+mod continuous;
+mod cost;
 mod grouped;
 
-pub use grouped::Batcher;
+use std::sync::Arc;
 
-use crate::domain::ModelId;
+pub use continuous::Continuous;
+pub use cost::{Cost, CostModel};
+pub use grouped::Grouped;
+
+use crate::domain::{BatchingPolicy, ModelId};
 
 /// One picture in progress, within one engine; grows with arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SampleId(pub u64);
 
-/// What evaluations must share to stand in one forward.
+/// What evaluations must share to stand in one forward. The fields stand in the order in which two keys of one engine
+/// are told apart soonest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BatchKey {
-    /// Whose network.
-    pub model: ModelId,
     /// (C, h, w) of the latents.
     pub latent_shape: (usize, usize, usize),
     /// Tokens of the conditioning.
     pub tokens: usize,
+    /// Of the picture, in pixels.
+    pub width: u32,
+    /// Of the picture, in pixels.
+    pub height: u32,
+    /// Whose network.
+    pub model: ModelId,
+}
+
+impl BatchKey {
+    /// Of one picture.
+    pub fn pixels(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
 }
 
 /// What the batcher needs to know of a sample.
@@ -29,13 +48,21 @@ pub struct SampleMeta {
     /// Which.
     pub id: SampleId,
     /// What it may share a forward with.
-    pub key: BatchKey,
-    /// Steps from start to end.
+    pub key: Arc<BatchKey>,
+    /// Steps its request asked for.
     pub steps: u32,
+    /// Evaluations until it is done, at least 1.
+    pub left: u32,
     /// Rows an evaluation takes: 2 when guided, else 1.
     pub rows: u32,
-    /// Pixels of its picture.
-    pub pixels: u64,
+    /// Its job's place in the queue ([`crate::domain::Job::rank_ms`]): the smallest is the oldest.
+    pub rank_ms: i64,
+}
+
+impl SampleMeta {
+    fn is_of(&self, key: &Arc<BatchKey>) -> bool {
+        Arc::ptr_eq(&self.key, key) || self.key == *key
+    }
 }
 
 /// Which prompt a row is evaluated with.
@@ -65,13 +92,15 @@ pub enum StopReason {
     MaxRows,
     /// The next one would have exceeded `max_row_pixels`.
     MaxRowPixels,
+    /// More rows would make those aboard wait for longer than they save the others ([`Cost::rows`]).
+    Cost,
 }
 
 /// The rows of the next forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepBatch {
     /// What they share.
-    pub key: BatchKey,
+    pub key: Arc<BatchKey>,
     /// A sample's rows stand together, the conditional first.
     pub rows: Vec<Row>,
     /// Why there are no more.
@@ -79,6 +108,15 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
+    /// Of these samples, in their order.
+    fn of<'a>(key: Arc<BatchKey>, samples: impl Iterator<Item = &'a SampleMeta>, stop: StopReason) -> Self {
+        let rows = samples.flat_map(|sample| {
+            let branches: &[Branch] = if sample.rows > 1 { &[Branch::Cond, Branch::Uncond] } else { &[Branch::Cond] };
+            branches.iter().map(|branch| Row { sample: sample.id, branch: *branch })
+        });
+        Self { key, rows: rows.collect(), stop }
+    }
+
     /// The samples aboard, in the order of their rows.
     pub fn samples(&self) -> impl Iterator<Item = SampleId> + '_ {
         self.rows.iter().filter(|row| row.branch == Branch::Cond).map(|row| row.sample)
@@ -94,9 +132,129 @@ pub struct BatchCaps {
     pub max_row_pixels: u64,
 }
 
-/// How batches are made up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchingPolicy {
-    /// Same model, resolution and step count, together from start to end; the oldest group first.
-    Grouped,
+impl BatchCaps {
+    /// Most rows of a forward of this key.
+    fn rows_of(self, key: &BatchKey) -> u32 {
+        let by_pixels = self.max_row_pixels / key.pixels().max(1);
+        self.max_rows.min(u32::try_from(by_pixels).unwrap_or(u32::MAX))
+    }
+}
+
+/// What the batch that was just made up could use next, for whoever fetches more samples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Whose turn it is.
+    pub key: Arc<BatchKey>,
+    /// Steps of the oldest sample aboard: the likes of it are preferred.
+    pub steps: u32,
+    /// Rows for which there will be room at the next step.
+    pub rows: u32,
+    /// Rows that a batch of this key should have at present.
+    pub target: u32,
+    /// Set when the turn is about to end: samples of another key ranked before this would have the next turn.
+    pub before_rank_ms: Option<i64>,
+}
+
+/// Chooses the next forward, by one of the policies.
+#[derive(Debug)]
+pub enum Batcher {
+    /// [`BatchingPolicy::Grouped`]
+    Grouped(Grouped),
+    /// [`BatchingPolicy::Continuous`]
+    Continuous(Continuous),
+}
+
+impl Batcher {
+    /// A batcher with nobody aboard.
+    pub fn new(policy: BatchingPolicy, caps: BatchCaps) -> Self {
+        match policy {
+            BatchingPolicy::Grouped => Self::Grouped(Grouped::new(caps)),
+            BatchingPolicy::Continuous => Self::Continuous(Continuous::new(caps)),
+        }
+    }
+
+    /// The bounds in force.
+    pub fn caps(&self) -> BatchCaps {
+        match self {
+            Self::Grouped(policy) => policy.caps,
+            Self::Continuous(policy) => policy.caps,
+        }
+    }
+
+    /// Halves the most rows, down to what one guided sample needs: what the device could not hold, it will not hold
+    /// next time either. The present batch is dissolved and made up anew under the new bound.
+    pub fn halve(&mut self) {
+        let halved = |caps: BatchCaps| BatchCaps { max_rows: (caps.max_rows / 2).max(2), ..caps };
+        match self {
+            Self::Grouped(policy) => *policy = Grouped::new(halved(policy.caps)),
+            Self::Continuous(policy) => {
+                policy.caps = halved(policy.caps);
+                policy.dissolve();
+            }
+        }
+    }
+
+    /// The rows of the next forward; `None` when there are no samples. `samples` are those with evaluations left, by
+    /// ascending id.
+    ///
+    /// A batch has a sample at least, even when that alone exceeds a bound: otherwise it would wait for ever.
+    pub fn next(&mut self, samples: &[SampleMeta]) -> Option<StepBatch> {
+        match self {
+            Self::Grouped(policy) => policy.next(samples),
+            Self::Continuous(policy) => policy.next(samples),
+        }
+    }
+
+    /// What the batch that [`Batcher::next`] just gave could use at the next step; `None` under `grouped`, whose groups
+    /// take nobody in on their way.
+    pub fn demand(&self, samples: &[SampleMeta]) -> Option<Demand> {
+        match self {
+            Self::Grouped(_) => None,
+            Self::Continuous(policy) => policy.demand(samples),
+        }
+    }
+
+    /// A forward of so many rows took so long.
+    pub fn observe(&mut self, key: &Arc<BatchKey>, rows: u32, seconds: f64) {
+        if let Self::Continuous(policy) = self {
+            policy.cost.observe(key, rows, seconds);
+        }
+    }
+
+    /// So many rows wait elsewhere for this batcher's device.
+    pub fn set_waiting(&mut self, rows: u32) {
+        if let Self::Continuous(policy) = self {
+            policy.waiting_rows = rows;
+        }
+    }
+
+    /// What a forward of this key is thought to cost; `None` under `grouped`, which does not ask.
+    pub fn cost(&self, key: &BatchKey) -> Option<Cost> {
+        match self {
+            Self::Grouped(_) => None,
+            Self::Continuous(policy) => Some(policy.cost.of(key)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sample of model `m`, `side` latent pixels wide and high, 4 pixels each, just begun.
+    pub(super) fn sample(id: u64, side: usize, steps: u32, rows: u32) -> SampleMeta {
+        let pixels = side as u32 * 4;
+        let key = BatchKey {
+            latent_shape: (4, side, side),
+            tokens: 7,
+            width: pixels,
+            height: pixels,
+            model: ModelId::new("m"),
+        };
+        SampleMeta { id: SampleId(id), key: Arc::new(key), steps, left: steps, rows, rank_ms: id as i64 }
+    }
+
+    pub(super) fn aboard(batch: &StepBatch) -> Vec<u64> {
+        batch.samples().map(|id| id.0).collect()
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{ErrorCode, GenerationRequest, JobId};
+use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 use crate::images::RgbImage;
 
 /// A job for the engine.
@@ -12,6 +12,8 @@ pub struct EngineJob {
     pub id: JobId,
     /// What to draw.
     pub request: Arc<GenerationRequest>,
+    /// Its place in the queue ([`crate::domain::Job::rank_ms`]).
+    pub rank_ms: i64,
 }
 
 /// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.
@@ -78,6 +80,25 @@ pub enum EngineEvent {
     },
     /// One forward ran.
     Batch(BatchReport),
+    /// Under the policy `continuous`, before each forward: what the next could take besides.
+    Demand(EngineDemand),
+}
+
+/// What an engine could use at its next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineDemand {
+    /// Whose turn it is.
+    pub size: SizeKey,
+    /// The likes of these are preferred.
+    pub steps: u32,
+    /// Rows for which there will be room.
+    pub rows: u32,
+    /// Rows that a batch of this size should have at present.
+    pub target: u32,
+    /// Set when the turn is about to end: jobs of another size ranked before this would have the next turn.
+    pub before_rank_ms: Option<i64>,
+    /// Jobs that the engine had taken by then, since it started: who sent more has news that this does not know.
+    pub admitted: u64,
 }
 
 /// Where a job's time went on the device, in milliseconds.
@@ -92,8 +113,10 @@ pub struct EngineTimings {
 }
 
 /// One forward, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchReport {
+    /// Whose network.
+    pub model: ModelId,
     /// Rows of the forward (a guided sample has two).
     pub rows: u32,
     /// Samples aboard.
@@ -110,5 +133,5 @@ pub struct BatchReport {
     pub micros: u64,
 }
 
-/// Where an engine's events go. `Progress`, `Preview` and `Batch` may be dropped by a full receiver; the others must not.
+/// Where an engine's events go. `Progress`, `Preview`, `Batch` and `Demand` may be dropped by a full receiver; the others must not.
 pub type EventSink = Box<dyn FnMut(EngineEvent) + Send>;

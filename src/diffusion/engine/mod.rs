@@ -11,16 +11,19 @@ mod stages;
 mod step_loop;
 mod thread;
 
-pub use events::{BatchReport, EngineEvent, EngineJob, EngineTimings, EventSink};
+pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
 pub use stages::Stages;
 pub use thread::{EngineHandle, EngineStopped, draw, start};
 
 use crate::diffusion::batching::BatchCaps;
+use crate::domain::BatchingPolicy;
 
 /// How an engine works.
 #[derive(Clone)]
 pub struct EngineOptions {
+    /// How batches are made up.
+    pub policy: BatchingPolicy,
     /// Bounds of one forward.
     pub caps: BatchCaps,
     /// A preview every so many steps; 0: none.
@@ -31,13 +34,19 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 }, preview_every: 4, fault: None }
+        Self {
+            policy: BatchingPolicy::Grouped,
+            caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 },
+            preview_every: 4,
+            fault: None,
+        }
     }
 }
 
 impl std::fmt::Debug for EngineOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EngineOptions")
+            .field("policy", &self.policy)
             .field("caps", &self.caps)
             .field("preview_every", &self.preview_every)
             .finish_non_exhaustive()

@@ -104,6 +104,7 @@ impl SampleState {
         self.history.push_front(denoised);
         self.history.truncate(self.told.plan.history_len());
         self.step_index += 1;
+        self.meta.left = (self.told.plan.steps.len() - self.step_index) as u32;
         Ok(())
     }
 

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
 use super::EngineOptions;
-use super::events::{BatchReport, EngineEvent, EngineJob, EngineTimings, EventSink};
+use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 use super::fault::{Fault, FaultPoint};
 use super::sample::{SampleState, Told};
-use crate::diffusion::batching::{BatchKey, Batcher, SampleId, SampleMeta, StepBatch};
+use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Pipeline, StepInputs};
-use crate::domain::{ErrorCode, JobId, ModelId};
+use crate::domain::{ErrorCode, JobId, ModelId, SizeKey};
 
 /// Why a job cannot go on.
 struct Refusal {
@@ -45,13 +45,23 @@ pub(super) struct StepLoop {
     samples: BTreeMap<SampleId, SampleState>,
     jobs: HashMap<JobId, JobState>,
     next_sample: u64,
+    /// Jobs taken since the start, those that failed at once too.
+    admitted: u64,
 }
 
 impl StepLoop {
     pub(super) fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
-        let batcher = Batcher::grouped(options.caps);
         let pipelines = pipelines.into_iter().map(|pipeline| (pipeline.info().id.clone(), pipeline)).collect();
-        Self { pipelines, options, sink, batcher, samples: BTreeMap::new(), jobs: HashMap::new(), next_sample: 0 }
+        Self {
+            batcher: Batcher::new(options.policy, options.caps),
+            pipelines,
+            options,
+            sink,
+            samples: BTreeMap::new(),
+            jobs: HashMap::new(),
+            next_sample: 0,
+            admitted: 0,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -63,18 +73,38 @@ impl StepLoop {
         let Some(batch) = self.schedule() else { return };
         let began = Instant::now();
         let outcomes = self.evaluate_and_advance(&batch);
-        self.report(&batch, began);
+        // A GPU works on after the calls have returned; what it cannot do, the next call tells.
+        let _ = self.pipelines[&batch.key.model].device().synchronize();
+        let took = began.elapsed();
+        // A forward whose samples were evaluated one by one says nothing of forwards.
+        if outcomes.iter().all(|(_, outcome)| outcome.is_ok()) {
+            self.batcher.observe(&batch.key, batch.rows.len() as u32, took.as_secs_f64());
+        }
+        self.report(&batch, took);
         self.settle(outcomes);
     }
 
     fn schedule(&mut self) -> Option<StepBatch> {
-        let waiting: Vec<SampleMeta> = self.samples.values().map(|sample| sample.meta.clone()).collect();
-        self.batcher.next(&waiting)
+        let samples: Vec<SampleMeta> = self.samples.values().map(|sample| sample.meta.clone()).collect();
+        let batch = self.batcher.next(&samples)?;
+        if let Some(demand) = self.batcher.demand(&samples) {
+            let size = SizeKey { model: demand.key.model.clone(), width: demand.key.width, height: demand.key.height };
+            let Demand { steps, rows, target, before_rank_ms, .. } = demand;
+            let demand = EngineDemand { size, steps, rows, target, before_rank_ms, admitted: self.admitted };
+            (self.sink)(EngineEvent::Demand(demand));
+        }
+        Some(batch)
+    }
+
+    /// So many rows wait for this device in the queue.
+    pub(super) fn set_waiting(&mut self, rows: u32) {
+        self.batcher.set_waiting(rows);
     }
 
     // Admission --------------------------------------------------------------------------------------------------
 
     pub(super) fn admit(&mut self, job: &EngineJob) {
+        self.admitted += 1;
         let result = caught(|| self.try_admit(job));
         if let Err(refusal) = result {
             self.fail(job.id, refusal);
@@ -101,11 +131,13 @@ impl StepLoop {
             .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
         let mut warnings = cond.warnings.clone();
         warnings.extend(uncond.iter().flat_map(|uncond| uncond.warnings.iter().cloned()));
-        let key = BatchKey {
-            model: request.model().clone(),
+        let key = self.shared(BatchKey {
             latent_shape: pipeline.latent_shape(request.width(), request.height()),
             tokens: cond.hidden_states.dim(1).map_err(Refusal::failed)?,
-        };
+            width: request.width(),
+            height: request.height(),
+            model: request.model().clone(),
+        });
         let told = Arc::new(Told { plan, cond, uncond });
         let encode_ms = began.elapsed().as_millis() as u64;
         for image in 0..request.num_images() {
@@ -113,8 +145,9 @@ impl StepLoop {
                 id: SampleId(self.next_sample),
                 key: key.clone(),
                 steps: request.steps(),
+                left: told.plan.steps.len() as u32,
                 rows: if request.is_guided() { 2 } else { 1 },
-                pixels: u64::from(request.width()) * u64::from(request.height()),
+                rank_ms: job.rank_ms,
             };
             self.next_sample += 1;
             let id = meta.id;
@@ -126,6 +159,12 @@ impl StepLoop {
         self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
         (self.sink)(EngineEvent::Started { job: job.id, warnings });
         Ok(())
+    }
+
+    /// The one `Arc` of this key, so that comparing two samples' keys is comparing pointers.
+    fn shared(&self, key: BatchKey) -> Arc<BatchKey> {
+        let known = self.samples.values().map(|sample| &sample.meta.key).find(|known| ***known == key);
+        known.cloned().unwrap_or_else(|| Arc::new(key))
     }
 
     pub(super) fn cancel(&mut self, job: JobId) {
@@ -228,23 +267,20 @@ impl StepLoop {
 
     // What follows a step ----------------------------------------------------------------------------------------
 
-    fn report(&mut self, batch: &StepBatch, began: Instant) {
+    fn report(&mut self, batch: &StepBatch, took: Duration) {
         let ids: Vec<SampleId> = batch.samples().collect();
         let aboard = || ids.iter().filter_map(|id| self.samples.get(id));
         let jobs: HashSet<JobId> = aboard().map(|sample| sample.job).collect();
         let steps: HashSet<u32> = aboard().map(|sample| sample.meta.steps).collect();
-        let (_, h, w) = batch.key.latent_shape;
-        let pixels = aboard().next().map_or(0, |sample| sample.meta.pixels);
-        // Width and height follow from the pixels and the latents' proportions.
-        let factor = ((pixels as f64) / ((h * w).max(1) as f64)).sqrt().round() as u32;
         let report = BatchReport {
+            model: batch.key.model.clone(),
             rows: batch.rows.len() as u32,
             samples: ids.len() as u32,
             jobs: jobs.len() as u32,
-            width: w as u32 * factor,
-            height: h as u32 * factor,
+            width: batch.key.width,
+            height: batch.key.height,
             steps: if steps.len() == 1 { steps.into_iter().next() } else { None },
-            micros: began.elapsed().as_micros() as u64,
+            micros: took.as_micros() as u64,
         };
         (self.sink)(EngineEvent::Batch(report));
     }

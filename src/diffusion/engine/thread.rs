@@ -17,6 +17,7 @@ const COMMANDS: usize = 4096;
 enum Command {
     Admit(EngineJob),
     Cancel(JobId),
+    Waiting(u32),
     Stop,
 }
 
@@ -58,6 +59,7 @@ fn run(commands: &Receiver<Command>, mut engine: StepLoop) {
         match command {
             Ok(Command::Admit(job)) => engine.admit(&job),
             Ok(Command::Cancel(job)) => engine.cancel(job),
+            Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => engine.tick(),
         }
@@ -77,6 +79,12 @@ impl EngineHandle {
     pub fn cancel(&self, job: JobId) {
         // An engine that is gone has nothing to leave.
         let _ = self.send(Command::Cancel(job));
+    }
+
+    /// Tells how many rows wait for this device in the queue: how many are worth a forward depends on it.
+    pub fn set_waiting(&self, rows: u32) {
+        // The next forward is only a little too small or too large without.
+        let _ = self.send(Command::Waiting(rows));
     }
 
     fn send(&self, command: Command) -> Result<(), EngineStopped> {
@@ -119,7 +127,7 @@ pub fn draw(
             let _ = sender.try_send(event);
         }
     });
-    let job = EngineJob { id: JobId::generate(), request: Arc::new(request) };
+    let job = EngineJob { id: JobId::generate(), request: Arc::new(request), rank_ms: 0 };
     let mut engine = StepLoop::new(vec![pipeline], options, sink);
     engine.admit(&job);
     while !engine.is_idle() {

@@ -109,6 +109,11 @@ impl WorkerHub {
         lock(&self.workers).clone()
     }
 
+    /// Whether a worker of this process waits for jobs.
+    pub fn is_anyone_idle(&self) -> bool {
+        lock(&self.workers).values().any(|worker| worker.state == WorkerState::Idle)
+    }
+
     /// One picture of a job has come so far.
     pub fn advanced(&self, job: JobId, image: ImageProgress) {
         let mut progress = lock(&self.progress);

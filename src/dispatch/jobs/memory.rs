@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::record::{Record, Room, pixel_steps, row_pixels};
+use super::record::{Place, Record, Room, fill_order, pixel_steps, row_pixels};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    QueueStats, Rescued, Result, StoreOptions,
+    QueueStats, Rescued, Result, Select, StoreOptions,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, Timestamp};
+use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, SizeKey, Timestamp};
 
 /// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
 pub struct MemoryStore {
@@ -18,9 +18,6 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
-
-/// Stands for a job's place in the queue: rank, then id.
-type Place = (i64, JobId);
 
 #[derive(Default)]
 struct State {
@@ -30,6 +27,7 @@ struct State {
     running: BTreeSet<JobId>,
     keys: HashMap<String, JobId>,
     pixel_steps: u64,
+    waiting_rows: u64,
 }
 
 impl MemoryStore {
@@ -52,6 +50,7 @@ impl State {
         match record.job.status {
             JobStatus::Queued => {
                 self.waiting.insert(place);
+                self.waiting_rows += u64::from(record.job.request.rows());
                 self.groups.entry(GroupKey::of(&record.job.request)).or_default().insert(place);
             }
             JobStatus::Running => {
@@ -71,7 +70,9 @@ impl State {
     fn take(&mut self, id: JobId) -> Option<Record> {
         let record = self.records.remove(&id)?;
         let place = (record.rank_ms, id);
-        self.waiting.remove(&place);
+        if self.waiting.remove(&place) {
+            self.waiting_rows -= u64::from(record.job.request.rows());
+        }
         self.running.remove(&id);
         let key = GroupKey::of(&record.job.request);
         if let Some(group) = self.groups.get_mut(&key) {
@@ -94,16 +95,51 @@ impl State {
         self.records.get(&lease.job_id).cloned().ok_or(Error::LeaseLost(lease.job_id))
     }
 
-    fn next_group(&self, request: &ClaimRequest) -> Vec<JobId> {
-        let first = self.groups.iter().filter(|(key, _)| request.models.contains(&key.model));
-        let Some((_, group)) = first.min_by_key(|(_, group)| group.first().copied()) else { return Vec::new() };
+    /// The places of the selected jobs, in order; all that the caps let in are among them.
+    fn selected(&self, request: &ClaimRequest) -> Vec<Place> {
+        // Each job has a row at least.
+        let most = request.max_rows.max(1) as usize;
+        let drawn = |key: &GroupKey| request.models.contains(&key.model);
+        match &request.select {
+            Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| first(group, most)),
+            Select::Other { except, before_rank_ms } => {
+                let group = self.oldest_group(|key| drawn(key) && !except.contains(&key.size()));
+                let group = group.filter(|group| group.first().is_some_and(|(rank_ms, _)| rank_ms < before_rank_ms));
+                group.map_or_else(Vec::new, |group| first(group, most))
+            }
+            Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
+            Select::Fill { size, steps } => {
+                let of = |steps| {
+                    let SizeKey { model, width, height } = size.clone();
+                    GroupKey { model, width, height, steps }
+                };
+                let of_size = self.groups.range(of(0)..=of(u32::MAX));
+                let mut by_age: Vec<Place> = of_size.flat_map(|(_, group)| group.iter().take(most)).copied().collect();
+                by_age.sort_unstable();
+                by_age.truncate(most);
+                let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, |group| first(group, most));
+                fill_order(&by_age, &alike)
+            }
+        }
+    }
+
+    fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<Place>> {
+        let groups = self.groups.iter().filter(|(key, _)| wanted(key)).map(|(_, group)| group);
+        groups.min_by_key(|group| group.first().copied())
+    }
+
+    fn fitting(&self, request: &ClaimRequest) -> Vec<JobId> {
         let mut room = Room::of(request);
         let fits = |id: &JobId| {
             let asked = &self.records[id].job.request;
             room.take(u64::from(asked.rows()), row_pixels(asked))
         };
-        group.iter().map(|(_, id)| *id).take_while(fits).collect()
+        self.selected(request).into_iter().map(|(_, id)| id).take_while(fits).collect()
     }
+}
+
+fn first(group: &BTreeSet<Place>, most: usize) -> Vec<Place> {
+    group.iter().take(most).copied().collect()
 }
 
 fn is_past(moment: Option<Timestamp>, now: Timestamp) -> bool {
@@ -158,7 +194,7 @@ impl JobStore for MemoryStore {
         let mut state = self.state();
         let now = self.clock.now();
         let mut claimed = Vec::new();
-        for id in state.next_group(&request) {
+        for id in state.fitting(&request) {
             let mut record = state.records[&id].clone();
             let lease = record.claim(&request, now)?;
             claimed.push(ClaimedJob { job: record.job.clone(), lease });
@@ -239,7 +275,7 @@ impl JobStore for MemoryStore {
     async fn stats(&self) -> Result<QueueStats> {
         let state = self.state();
         let (queued, running) = (state.waiting.len() as u64, state.running.len() as u64);
-        Ok(QueueStats { queued, running, pixel_steps: state.pixel_steps })
+        Ok(QueueStats { queued, running, pixel_steps: state.pixel_steps, waiting_rows: state.waiting_rows })
     }
 
     async fn ping(&self) -> Result<()> {

@@ -13,7 +13,7 @@ pub use sqlite::SqliteStore;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, Timestamp, WorkerId,
+    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, SizeKey, Timestamp, WorkerId,
 };
 
 /// A job to be accepted.
@@ -59,21 +59,45 @@ pub struct Lease {
     pub expires_at: Timestamp,
 }
 
-/// What a worker asks for: the oldest waiting job of its models (by rank: creation time moved by priority), and then,
-/// in the same order, others of the same [`crate::domain::GroupKey`] while rows and pixels stay within the caps.
-/// The first job is always taken, even when it alone exceeds a cap.
+/// What a worker asks for: jobs in the order that `select` says, while rows and pixels stay within the caps. The first
+/// job is always taken, even when it alone exceeds a cap.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
     /// Who asks.
     pub worker: WorkerId,
     /// What it can draw.
     pub models: Vec<ModelId>,
+    /// Which jobs.
+    pub select: Select,
     /// Most rows ([`GenerationRequest::rows`]) in all.
     pub max_rows: u32,
     /// Most pixels in all: rows x width x height.
     pub max_row_pixels: u64,
     /// How long the lease lasts without a heartbeat.
     pub lease_ms: u64,
+}
+
+/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::rank_ms`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// For an idle device: the oldest job, then others of its [`crate::domain::GroupKey`].
+    Group,
+    /// For a running batch: the oldest job of this size, so that none is passed over for ever, then those with as many
+    /// steps, then the others of this size.
+    Fill {
+        /// The batch's.
+        size: SizeKey,
+        /// Preferred.
+        steps: u32,
+    },
+    /// For a device whose batch gives way: as `Group`, but of no size in `except`, and nothing unless the oldest such
+    /// job ranks before `before_rank_ms`.
+    Other {
+        /// Sizes the device has aboard.
+        except: Vec<SizeKey>,
+        /// The rank of the oldest job that the device could go on with.
+        before_rank_ms: i64,
+    },
 }
 
 /// A job that now belongs to a worker.
@@ -156,6 +180,8 @@ pub struct QueueStats {
     pub running: u64,
     /// Pictures x steps x pixels of jobs waiting and running: the work ahead.
     pub pixel_steps: u64,
+    /// Rows of a forward ([`GenerationRequest::rows`]) of jobs waiting.
+    pub waiting_rows: u64,
 }
 
 /// Settings every store needs.
@@ -180,7 +206,7 @@ pub trait JobStore: Send + Sync {
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
     /// How many jobs stand before this one in the queue: 0 is next. `None` when it does not wait.
     async fn position(&self, id: JobId) -> Result<Option<u64>>;
-    /// Takes the next group; empty when nothing fits.
+    /// Takes what the request selects; empty when nothing does.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>>;
     /// Renews leases for `lease_ms` from now; answers in the order asked.
     async fn heartbeat(&self, leases: &[Lease], lease_ms: u64) -> Result<Vec<LeaseState>>;

@@ -6,15 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::{ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Rescued, Result, StoreOptions};
 use crate::domain::{
-    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, Priority, Timestamp, Transition,
-    WorkerId,
+    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, Timestamp, Transition, WorkerId,
 };
-
-/// How much earlier an interactive job ranks than it was created.
-const INTERACTIVE_LEAD_MS: i64 = 30_000;
-/// How much later a bulk job ranks: a bulk job that has waited this long stands before every normal job accepted since,
-/// so nothing starves.
-const BULK_DELAY_MS: i64 = 300_000;
 
 /// A job with what only the store needs to know.
 #[derive(Clone, Debug)]
@@ -35,7 +28,6 @@ pub(super) struct HeldLease {
 
 impl Record {
     pub(super) fn new(new: NewJob, now: Timestamp) -> Self {
-        let rank_ms = rank_ms(now, new.request.priority());
         let job = Job {
             id: new.id,
             status: JobStatus::Queued,
@@ -51,7 +43,7 @@ impl Record {
             warnings: Vec::new(),
             error: None,
         };
-        Self { job, rank_ms, lease: None, idempotency: new.idempotency }
+        Self { rank_ms: job.rank_ms(), job, lease: None, idempotency: new.idempotency }
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Lease> {
@@ -189,6 +181,20 @@ impl Record {
     }
 }
 
+/// Stands for a job's place in the queue: rank, then id.
+pub(super) type Place = (i64, JobId);
+
+/// The order of [`super::Select::Fill`], from the jobs of its size by age and those of its step count by age: the oldest,
+/// those alike, the rest.
+pub(super) fn fill_order(by_age: &[Place], alike: &[Place]) -> Vec<Place> {
+    let oldest = by_age.first();
+    let mut order: Vec<Place> =
+        oldest.into_iter().chain(alike.iter().filter(|job| Some(*job) != oldest)).copied().collect();
+    let rest: Vec<Place> = by_age.iter().filter(|job| !order.contains(job)).copied().collect();
+    order.extend(rest);
+    order
+}
+
 /// What a claim may still take: counts rows and pixels as jobs are added.
 pub(super) struct Room {
     rows: u64,
@@ -225,15 +231,6 @@ pub(super) fn pixel_steps(request: &GenerationRequest) -> u64 {
         * u64::from(request.steps())
         * u64::from(request.width())
         * u64::from(request.height())
-}
-
-fn rank_ms(created_at: Timestamp, priority: Priority) -> i64 {
-    let moved = match priority {
-        Priority::Interactive => -INTERACTIVE_LEAD_MS,
-        Priority::Normal => 0,
-        Priority::Bulk => BULK_DELAY_MS,
-    };
-    created_at.plus_ms(moved).unix_ms()
 }
 
 /// 64 bits nobody can have seen before: SipHash under keys the standard library draws from the system.

@@ -3,22 +3,25 @@
 //! Writes take SQLite's one write lock at once (`BEGIN IMMEDIATE`), so what a method reads stays true until it commits:
 //! two processes never claim the same job. Within a process writers line up at a pool of one connection.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
-use super::record::{Record, Room};
+use super::record::{Place, Record, Room, fill_order};
 use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
-    Outcome, QueueStats, Rescued, Result, StoreOptions,
+    Outcome, QueueStats, Rescued, Result, Select, StoreOptions,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId};
+use crate::domain::{Clock, GroupKey, Job, JobId, SizeKey};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -105,17 +108,23 @@ async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
     Ok(count.unsigned_abs())
 }
 
-/// The group of the oldest waiting job of these models: one index look-up a model.
+/// The group of the oldest waiting job of these models: one index look-up a model, as long as no size is excepted. Else
+/// the jobs of excepted sizes ranked before the limit are passed over, which are few: the oldest of a size is taken first.
 async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Option<GroupKey>> {
-    let mut oldest: Option<((i64, JobId), GroupKey)> = None;
+    let (except, before_rank_ms) = match &request.select {
+        Select::Other { except, before_rank_ms } => (except.as_slice(), *before_rank_ms),
+        _ => (&[][..], i64::MAX),
+    };
+    let mut oldest: Option<(Place, GroupKey)> = None;
     for model in &request.models {
-        let row = sqlx::query(
-            "SELECT id, rank_ms, width, height, steps FROM jobs \
-             WHERE status = 'queued' AND model = ? ORDER BY rank_ms, id LIMIT 1",
-        )
-        .bind(model.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
+        let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
+        query.push(" AND model = ").push_bind(model.as_str()).push(" AND rank_ms < ").push_bind(before_rank_ms);
+        for size in except.iter().filter(|size| size.model == *model) {
+            query.push(" AND NOT (width = ").push_bind(size.width);
+            query.push(" AND height = ").push_bind(size.height).push(")");
+        }
+        query.push(" ORDER BY rank_ms, id LIMIT 1");
+        let row = query.build().fetch_optional(&mut *connection).await?;
         let Some(row) = row else { continue };
         let place = (row.try_get::<i64, _>("rank_ms")?, job_id(&row)?);
         if oldest.as_ref().is_none_or(|(other, _)| place < *other) {
@@ -126,29 +135,66 @@ async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest)
     Ok(oldest.map(|(_, group)| group))
 }
 
-/// The group's jobs that fit, in order. Each has a row at least, so no more than `max_rows` can.
-async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest, group: &GroupKey) -> Result<Vec<JobId>> {
-    let rows = sqlx::query(
-        "SELECT id, row_count FROM jobs WHERE status = 'queued' AND model = ? AND width = ? AND height = ? \
-         AND steps = ? ORDER BY rank_ms, id LIMIT ?",
-    )
-    .bind(group.model.as_str())
-    .bind(group.width)
-    .bind(group.height)
-    .bind(group.steps)
-    .bind(request.max_rows.max(1))
-    .fetch_all(connection)
-    .await?;
-    let mut room = Room::of(request);
-    let mut ids = Vec::new();
-    for row in rows {
-        let count = u64::from(row.try_get::<u32, _>("row_count")?);
-        if !room.take(count, count * u64::from(group.width) * u64::from(group.height)) {
-            break;
-        }
-        ids.push(job_id(&row)?);
+/// Whether a claim would find anything: for a look without the write lock.
+async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<bool> {
+    match &request.select {
+        Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request).await?.is_some()),
+        Select::Fill { size, .. } => Ok(!waiting(connection, size, None, 1).await?.is_empty()),
     }
-    Ok(ids)
+}
+
+/// The selected jobs that fit, in order.
+async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Vec<JobId>> {
+    // Each job has a row at least.
+    let most = request.max_rows.max(1);
+    let selected = match &request.select {
+        Select::Group | Select::Other { .. } => match oldest_group(connection, request).await? {
+            Some(group) => waiting(connection, &group.size(), Some(group.steps), most).await?,
+            None => Vec::new(),
+        },
+        Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
+        Select::Fill { size, steps } => {
+            let by_age = waiting(connection, size, None, most).await?;
+            let alike = waiting(connection, size, Some(*steps), most).await?;
+            let places = |jobs: &[(Place, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
+            let rows: HashMap<Place, RowCount> = by_age.iter().chain(&alike).copied().collect();
+            let order = fill_order(&places(&by_age), &places(&alike));
+            order.into_iter().map(|place| (place, rows[&place])).collect()
+        }
+    };
+    let mut room = Room::of(request);
+    let fits = |((_, id), RowCount { rows, row_pixels }): (Place, RowCount)| room.take(rows, row_pixels).then_some(id);
+    Ok(selected.into_iter().map_while(fits).collect())
+}
+
+/// What a job adds to a forward.
+#[derive(Clone, Copy)]
+struct RowCount {
+    rows: u64,
+    row_pixels: u64,
+}
+
+/// The oldest waiting jobs of a size, or of a size and step count, and what each adds to a forward.
+async fn waiting(
+    connection: &mut SqliteConnection,
+    size: &SizeKey,
+    steps: Option<u32>,
+    most: u32,
+) -> Result<Vec<(Place, RowCount)>> {
+    let mut query = QueryBuilder::new("SELECT id, rank_ms, row_count FROM jobs WHERE status = 'queued'");
+    query.push(" AND model = ").push_bind(size.model.as_str());
+    query.push(" AND width = ").push_bind(size.width).push(" AND height = ").push_bind(size.height);
+    if let Some(steps) = steps {
+        query.push(" AND steps = ").push_bind(steps);
+    }
+    query.push(" ORDER BY rank_ms, id LIMIT ").push_bind(most);
+    let jobs = query.build().fetch_all(connection).await?;
+    let read = |row: &SqliteRow| {
+        let rows = u64::from(row.try_get::<u32, _>("row_count")?);
+        let row_pixels = rows * u64::from(size.width) * u64::from(size.height);
+        Ok(((row.try_get("rank_ms")?, job_id(row)?), RowCount { rows, row_pixels }))
+    };
+    jobs.iter().map(read).collect()
 }
 
 #[async_trait]
@@ -205,15 +251,14 @@ impl JobStore for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
         // Idle workers ask often: look without the write lock first, and look again once it is held.
         let mut reader = self.reader.acquire().await?;
-        if oldest_group(&mut reader, &request).await?.is_none() {
+        if !is_anything(&mut reader, &request).await? {
             return Ok(Vec::new());
         }
         drop(reader);
         let mut transaction = self.write().await?;
-        let Some(group) = oldest_group(&mut transaction, &request).await? else { return Ok(Vec::new()) };
         let now = self.clock.now();
         let mut claimed = Vec::new();
-        for id in fitting(&mut transaction, &request, &group).await? {
+        for id in fitting(&mut transaction, &request).await? {
             let Some(mut record) = load(&mut transaction, id).await? else { continue };
             let lease = record.claim(&request, now)?;
             update(&mut transaction, &record).await?;
@@ -326,13 +371,18 @@ impl JobStore for SqliteStore {
     async fn stats(&self) -> Result<QueueStats> {
         let row = sqlx::query(
             "SELECT COUNT(*) FILTER (WHERE status = 'queued') AS queued, \
-             COUNT(*) FILTER (WHERE status = 'running') AS running, COALESCE(SUM(pixel_steps), 0) AS pixel_steps \
-             FROM jobs WHERE status IN ('queued', 'running')",
+             COUNT(*) FILTER (WHERE status = 'running') AS running, COALESCE(SUM(pixel_steps), 0) AS pixel_steps, \
+             COALESCE(SUM(row_count) FILTER (WHERE status = 'queued'), 0) AS waiting_rows FROM jobs WHERE status IN ('queued', 'running')",
         )
         .fetch_one(&self.reader)
         .await?;
         let count = |column: &str| Ok::<u64, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
-        Ok(QueueStats { queued: count("queued")?, running: count("running")?, pixel_steps: count("pixel_steps")? })
+        Ok(QueueStats {
+            queued: count("queued")?,
+            running: count("running")?,
+            pixel_steps: count("pixel_steps")?,
+            waiting_rows: count("waiting_rows")?,
+        })
     }
 
     async fn ping(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 //! One task a device (`worker`), which owns one engine, and two loops for the whole process (`upkeep`): rescue of jobs
 //! whose worker was lost, and removal of what has expired. A picture is stored before its job says that it succeeded.
 
+mod filling;
 mod job_run;
 mod pool;
 mod upkeep;

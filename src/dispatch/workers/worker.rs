@@ -8,14 +8,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Error;
+use super::filling::Filling;
 use super::job_run::{JobRun, end};
 use super::pool::{PoolParts, WorkerOptions};
-use crate::diffusion::engine::{self, BatchReport, EngineEvent, EngineHandle, EngineJob};
+use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
 use crate::diffusion::pipelines::Pipeline;
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
-use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome};
+use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome, Select};
 use crate::domain::{
-    DeviceSpec, ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
+    DeviceSpec, ErrorCode, GroupKey, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions,
+    SizeKey, WorkerId,
 };
 use crate::images;
 use crate::telemetry::BatchGroup;
@@ -42,6 +44,7 @@ pub(super) struct Worker {
     ending: JoinSet<JobId>,
     ending_leases: HashMap<JobId, ClaimedJob>,
     batches: u64,
+    filling: Filling,
 }
 
 fn start_engine(
@@ -50,8 +53,8 @@ fn start_engine(
 ) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
-        EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) => {
-            // A watcher skips to the latest anyway.
+        EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) | EngineEvent::Demand(_) => {
+            // A watcher skips to the latest anyway, and each step has its demand.
             let _ = sender.try_send(event);
         }
         // A worker that is gone has handed its jobs back.
@@ -84,6 +87,7 @@ impl Worker {
             ending: JoinSet::new(),
             ending_leases: HashMap::new(),
             batches: 0,
+            filling: Filling::default(),
         };
         worker.report();
         Ok(worker)
@@ -103,8 +107,8 @@ impl Worker {
             let woken = hub.woken();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            if stop.borrow().is_none() && self.aboard.is_empty() && self.leaving.is_empty() {
-                self.claim().await;
+            if stop.borrow().is_none() && self.leaving.is_empty() {
+                self.look().await;
             }
             self.report();
             let deadline = *stop.borrow();
@@ -120,8 +124,8 @@ impl Worker {
                 }
                 _ = heartbeats.tick() => self.heartbeat().await,
                 cancel = cancels.recv() => self.heed_cancel(cancel),
-                () = &mut woken => {}
-                _ = polls.tick() => {}
+                () = &mut woken => self.filling.look_again(),
+                _ = polls.tick() => self.filling.look_again(),
                 Ok(()) = stop.changed() => {}
                 () = until(deadline), if deadline.is_some() => break,
             }
@@ -129,13 +133,52 @@ impl Worker {
         self.leave().await;
     }
 
-    async fn claim(&mut self) {
-        let caps = self.options.engine.caps;
+    /// An idle engine gets the oldest group; a running batch, what it has room for.
+    async fn look(&mut self) {
+        if self.aboard.is_empty() {
+            let rows = self.filling.first_rows(self.options.engine.caps.max_rows);
+            self.claim(Select::Group, rows).await;
+            return;
+        }
+        // An idle worker would begin at once with what a busy one takes in beside others.
+        if self.parts.hub.is_anyone_idle() {
+            return;
+        }
+        if let Some(demand) = self.filling.wanted() {
+            self.fill(demand).await;
+        }
+    }
+
+    async fn fill(&mut self, demand: EngineDemand) {
+        if self.filling.asks_waiting()
+            && let Ok(stats) = self.parts.jobs.stats().await
+        {
+            let workers = self.parts.hub.workers().len().max(1) as u64;
+            self.engine.set_waiting(u32::try_from(stats.waiting_rows / workers).unwrap_or(u32::MAX));
+        }
+        if let Some(before_rank_ms) = demand.before_rank_ms {
+            let aboard = self.aboard.values().map(|run| GroupKey::of(&run.claimed.job.request).size());
+            let except = aboard.collect::<HashSet<SizeKey>>().into_iter().collect();
+            if self.claim(Select::Other { except, before_rank_ms }, demand.target).await > 0 {
+                return;
+            }
+        }
+        if demand.rows > 0 {
+            let select = Select::Fill { size: demand.size.clone(), steps: demand.steps };
+            if self.claim(select, demand.rows).await == 0 {
+                self.filling.found_none(demand.size);
+            }
+        }
+    }
+
+    /// Takes jobs and hands them to the engine; returns how many.
+    async fn claim(&mut self, select: Select, max_rows: u32) -> usize {
         let request = ClaimRequest {
             worker: self.id.clone(),
             models: self.models.clone(),
-            max_rows: caps.max_rows,
-            max_row_pixels: caps.max_row_pixels,
+            select,
+            max_rows,
+            max_row_pixels: self.options.engine.caps.max_row_pixels,
             lease_ms: self.options.lease.as_millis() as u64,
         };
         let claimed = match self.parts.jobs.claim(request).await {
@@ -143,7 +186,7 @@ impl Worker {
             Err(error) => {
                 self.parts.metrics.store_errors.inc();
                 tracing::warn!(worker = %self.id, %error, "cannot claim jobs");
-                return;
+                return 0;
             }
         };
         let mut jobs = Vec::new();
@@ -153,12 +196,17 @@ impl Worker {
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
-            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()) });
+            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()), rank_ms: job.rank_ms() });
             self.aboard.insert(job.id, JobRun::new(claimed));
         }
-        if !jobs.is_empty() && self.engine.admit(jobs).is_err() {
-            self.restart_engine().await;
+        let count = jobs.len();
+        if count > 0 {
+            self.filling.sent(count);
+            if self.engine.admit(jobs).is_err() {
+                self.restart_engine().await;
+            }
         }
+        count
     }
 
     async fn heed(&mut self, event: EngineEvent) {
@@ -201,6 +249,7 @@ impl Worker {
             }
             EngineEvent::Cancelled { job } => self.end(job, Outcome::Cancelled).await,
             EngineEvent::Batch(report) => self.measure(report),
+            EngineEvent::Demand(demand) => self.filling.heed(demand),
             EngineEvent::Progress { .. } | EngineEvent::Preview { .. } => {}
         }
     }
@@ -223,8 +272,7 @@ impl Worker {
         metrics.step_seconds.observe(report.micros as f64 / 1e6);
         match report.steps {
             Some(steps) => {
-                let model = self.aboard.values().next().map_or("", |run| run.claimed.job.request.model().as_str());
-                let (model, width, height) = (model.to_owned(), report.width, report.height);
+                let (model, width, height) = (report.model.to_string(), report.width, report.height);
                 metrics.count_batch(BatchGroup { model, width, height, steps });
             }
             None => metrics.batches_mixed.inc(),
@@ -285,6 +333,7 @@ impl Worker {
             self.end(job, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
         }
         self.leaving.clear();
+        self.filling = Filling::default();
         match start_engine(&self.pipelines, &self.options) {
             Ok((engine, events)) => (self.engine, self.events) = (engine, events),
             Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),

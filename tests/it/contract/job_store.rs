@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, LeaseState, NewJob,
-    Outcome, QueueStats, Rescued,
+    Outcome, QueueStats, Rescued, Select,
 };
 use darkroom::domain::{
-    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, RequestDraft, Timestamp,
+    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, RequestDraft, SizeKey,
+    Timestamp,
 };
 
 use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, succeeded};
@@ -204,6 +205,76 @@ async fn a_claim_stays_within_row_pixels(bed: Bed) {
     assert_eq!(claimed_ids(&bed.store.claim(within(1)).await.unwrap()), jobs[2..3]);
 }
 
+fn size(width: u32) -> SizeKey {
+    SizeKey { model: ModelId::new("tiny"), width, height: 64 }
+}
+
+async fn a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest(bed: Bed) {
+    let of = |width, steps| {
+        with(|draft| {
+            draft.width = Some(width);
+            draft.steps = Some(steps);
+        })
+    };
+    let mut jobs = Vec::new();
+    for (width, steps) in [(128, 20), (64, 30), (64, 10), (64, 20), (64, 30), (64, 20), (128, 20), (64, 20)] {
+        jobs.push(bed.insert(of(width, steps)).await.id);
+        bed.clock.advance_ms(1);
+    }
+    let fill = |width, steps, max_rows| {
+        bed.store.claim(ClaimRequest { select: Select::Fill { size: size(width), steps }, ..claim(max_rows) })
+    };
+    // The oldest is taken whatever its steps; of those alike, the older.
+    assert_eq!(claimed_ids(&fill(64, 20, 3).await.unwrap()), [jobs[1], jobs[3], jobs[5]]);
+    assert_eq!(claimed_ids(&fill(64, 20, 8).await.unwrap()), [jobs[2], jobs[7], jobs[4]]);
+    assert!(fill(64, 20, 8).await.unwrap().is_empty());
+    assert!(fill(256, 20, 8).await.unwrap().is_empty());
+    let models = vec![ModelId::new("other")];
+    let select = Select::Fill { size: size(128), steps: 20 };
+    assert!(bed.store.claim(ClaimRequest { models, select, ..claim(8) }).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&fill(128, 99, 8).await.unwrap()), [jobs[0], jobs[6]]);
+}
+
+async fn a_fill_stays_within_rows(bed: Bed) {
+    let mut jobs = Vec::new();
+    for images in [3, 1, 2] {
+        jobs.push(bed.insert(with(|draft| draft.num_images = Some(images))).await.id);
+    }
+    let fill = |max_rows, max_row_pixels| {
+        let select = Select::Fill { size: size(64), steps: 10 };
+        bed.store.claim(ClaimRequest { select, max_row_pixels, ..claim(max_rows) })
+    };
+    assert_eq!(claimed_ids(&fill(1, u64::MAX).await.unwrap()), jobs[..1]);
+    assert_eq!(claimed_ids(&fill(8, 2 * 64 * 64).await.unwrap()), jobs[1..2]);
+}
+
+async fn another_size_is_taken_only_when_its_oldest_job_is_older(bed: Bed) {
+    let of = |width, steps| {
+        with(|draft| {
+            draft.width = Some(width);
+            draft.steps = Some(steps);
+        })
+    };
+    let mut jobs = Vec::new();
+    for (width, steps) in [(64, 10), (128, 10), (256, 10), (128, 20), (128, 10)] {
+        jobs.push(bed.insert(of(width, steps)).await);
+        bed.clock.advance_ms(10);
+    }
+    let other = |except: &[u32], before_rank_ms| {
+        let except = except.iter().map(|width| size(*width)).collect();
+        bed.store.claim(ClaimRequest { select: Select::Other { except, before_rank_ms }, ..claim(8) })
+    };
+    let rank = |job: &Job| job.rank_ms();
+    assert!(other(&[64], rank(&jobs[1])).await.unwrap().is_empty(), "as old is not older");
+    assert!(other(&[64, 128], rank(&jobs[2])).await.unwrap().is_empty());
+    // The group of the oldest of another size.
+    let taken = other(&[64], rank(&jobs[1]) + 1).await.unwrap();
+    assert_eq!(claimed_ids(&taken), [jobs[1].id, jobs[4].id]);
+    assert_eq!(claimed_ids(&other(&[64, 128], i64::MAX).await.unwrap()), [jobs[2].id]);
+    assert!(other(&[64, 128], i64::MAX).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&other(&[], i64::MAX).await.unwrap()), [jobs[0].id]);
+}
+
 async fn a_heartbeat_holds_a_lease(bed: Bed) {
     bed.insert(plain()).await;
     let claimed = bed.one().await;
@@ -369,11 +440,17 @@ async fn stats_count_the_work_ahead(bed: Bed) {
     bed.insert(with(|draft| draft.num_images = Some(3))).await;
     bed.insert(plain()).await;
     let one = 64 * 64 * 10;
-    assert_eq!(bed.store.stats().await.unwrap(), QueueStats { queued: 2, running: 0, pixel_steps: 4 * one });
+    let stats = |queued, running, pixels: u64, waiting_rows| QueueStats {
+        queued,
+        running,
+        pixel_steps: pixels * one,
+        waiting_rows,
+    };
+    assert_eq!(bed.store.stats().await.unwrap(), stats(2, 0, 4, 4));
     let claimed = bed.one().await;
-    assert_eq!(bed.store.stats().await.unwrap(), QueueStats { queued: 1, running: 1, pixel_steps: 4 * one });
+    assert_eq!(bed.store.stats().await.unwrap(), stats(1, 1, 4, 1));
     bed.store.finish(&claimed.lease, succeeded()).await.unwrap();
-    assert_eq!(bed.store.stats().await.unwrap(), QueueStats { queued: 1, running: 0, pixel_steps: one });
+    assert_eq!(bed.store.stats().await.unwrap(), stats(1, 0, 1, 1));
 }
 
 async fn many_workers_take_each_job_once(bed: Bed) {
@@ -433,6 +510,9 @@ for_every_store![
     of_several_models_the_oldest_job_goes_first,
     a_claim_stays_within_rows,
     a_claim_stays_within_row_pixels,
+    a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest,
+    a_fill_stays_within_rows,
+    another_size_is_taken_only_when_its_oldest_job_is_older,
     a_heartbeat_holds_a_lease,
     heartbeats_answer_in_order,
     an_expired_lease_is_rescued_and_its_worker_refused,

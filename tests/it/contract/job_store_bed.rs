@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
-    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Outcome, SqliteStore, StoreOptions,
+    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
 };
 use darkroom::domain::{
     Artifact, GenerationRequest, ImageFormat, Job, JobId, JobTimings, ManualClock, ModelId, Timestamp, WorkerId,
@@ -57,6 +57,7 @@ pub(super) fn claim(max_rows: u32) -> ClaimRequest {
     ClaimRequest {
         worker: WorkerId::new("worker-1"),
         models: vec![ModelId::new("tiny")],
+        select: Select::Group,
         max_rows,
         max_row_pixels: u64::MAX,
         lease_ms: LEASE_MS,

@@ -8,7 +8,7 @@ use darkroom::diffusion::engine::EngineOptions;
 use darkroom::dispatch::artifacts::ArtifactStore;
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
-use darkroom::dispatch::jobs::{ClaimRequest, JobStore, SqliteStore};
+use darkroom::dispatch::jobs::{ClaimRequest, JobStore, Select, SqliteStore};
 use darkroom::dispatch::workers::{PoolParts, WorkerOptions, WorkerPool};
 use darkroom::domain::{Clock, DeviceSpec, GenerationRequest, JobId, JobStatus, SystemClock, WorkerId};
 use darkroom::telemetry::Metrics;
@@ -58,6 +58,7 @@ fn as_other() -> ClaimRequest {
     ClaimRequest {
         worker: WorkerId::new("other"),
         models: vec![pipeline("tiny-sd").info().id.clone()],
+        select: Select::Group,
         max_rows: 8,
         max_row_pixels: u64::MAX,
         lease_ms: 600_000,

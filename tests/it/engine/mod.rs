@@ -32,7 +32,8 @@ fn run_together(
     let options = EngineOptions { fault: Some(fault), ..options };
     let sink = Box::new(move |event| sender.send(event).unwrap());
     let handle = engine::start(pipelines, options, sink).unwrap();
-    let jobs = requests.iter().map(|(id, request)| EngineJob { id: *id, request: Arc::new(request.clone()) });
+    let jobs =
+        requests.iter().map(|(id, request)| EngineJob { id: *id, request: Arc::new(request.clone()), rank_ms: 0 });
     handle.admit(jobs.collect()).unwrap();
     drop(held);
     let (mut events, mut ended) = (Vec::new(), 0);
