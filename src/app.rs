@@ -230,6 +230,7 @@ pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
         policy: workers.policy.parse().unwrap_or(BatchingPolicy::Grouped),
         caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
         preview_every: workers.preview_every,
+        cost: None,
         fault: seams.fault,
     }
 }

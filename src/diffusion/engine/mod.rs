@@ -14,9 +14,10 @@ mod thread;
 pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
 pub use stages::Stages;
+pub use step_loop::StepLoop;
 pub use thread::{EngineHandle, EngineStopped, draw, start};
 
-use crate::diffusion::batching::BatchCaps;
+use crate::diffusion::batching::{BatchCaps, Cost};
 use crate::domain::BatchingPolicy;
 
 /// How an engine works.
@@ -28,6 +29,8 @@ pub struct EngineOptions {
     pub caps: BatchCaps,
     /// A preview every so many steps; 0: none.
     pub preview_every: u32,
+    /// For tests: what forwards are taken to cost, so that batches are the same on every run; `None`: what they took.
+    pub cost: Option<Cost>,
     /// For tests: makes named points fail.
     pub fault: Option<FaultHook>,
 }
@@ -38,6 +41,7 @@ impl Default for EngineOptions {
             policy: BatchingPolicy::Grouped,
             caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 },
             preview_every: 4,
+            cost: None,
             fault: None,
         }
     }

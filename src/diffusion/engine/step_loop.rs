@@ -36,8 +36,9 @@ struct JobState {
     first_step: Option<Instant>,
 }
 
-/// Everything one engine knows.
-pub(super) struct StepLoop {
+/// Everything one engine knows, and its steps one by one. [`super::start`] runs it on a thread; tests and [`super::draw`]
+/// say themselves when a step is taken.
+pub struct StepLoop {
     pipelines: HashMap<ModelId, Arc<dyn Pipeline>>,
     options: EngineOptions,
     sink: EventSink,
@@ -49,8 +50,18 @@ pub(super) struct StepLoop {
     admitted: u64,
 }
 
+impl std::fmt::Debug for StepLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StepLoop")
+            .field("batcher", &self.batcher)
+            .field("admitted", &self.admitted)
+            .finish_non_exhaustive()
+    }
+}
+
 impl StepLoop {
-    pub(super) fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
+    /// An idle loop.
+    pub fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
         let pipelines = pipelines.into_iter().map(|pipeline| (pipeline.info().id.clone(), pipeline)).collect();
         Self {
             batcher: Batcher::new(options.policy, options.caps),
@@ -64,12 +75,13 @@ impl StepLoop {
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is left to draw.
+    pub fn is_idle(&self) -> bool {
         self.samples.is_empty()
     }
 
     /// One tick: one model evaluation for the samples whose turn it is.
-    pub(super) fn tick(&mut self) {
+    pub fn tick(&mut self) {
         let Some(batch) = self.schedule() else { return };
         let began = Instant::now();
         let outcomes = self.evaluate_and_advance(&batch);
@@ -78,7 +90,9 @@ impl StepLoop {
         let took = began.elapsed();
         // A forward whose samples were evaluated one by one says nothing of forwards.
         if outcomes.iter().all(|(_, outcome)| outcome.is_ok()) {
-            self.batcher.observe(&batch.key, batch.rows.len() as u32, took.as_secs_f64());
+            let rows = batch.rows.len() as u32;
+            let seconds = self.options.cost.map_or(took.as_secs_f64(), |cost| cost.seconds(rows));
+            self.batcher.observe(&batch.key, rows, seconds);
         }
         self.report(&batch, took);
         self.settle(outcomes);
@@ -97,13 +111,14 @@ impl StepLoop {
     }
 
     /// So many rows wait for this device in the queue.
-    pub(super) fn set_waiting(&mut self, rows: u32) {
+    pub fn set_waiting(&mut self, rows: u32) {
         self.batcher.set_waiting(rows);
     }
 
     // Admission --------------------------------------------------------------------------------------------------
 
-    pub(super) fn admit(&mut self, job: &EngineJob) {
+    /// Takes a job; its events follow, `Failed` at once if it cannot be drawn.
+    pub fn admit(&mut self, job: &EngineJob) {
         self.admitted += 1;
         let result = caught(|| self.try_admit(job));
         if let Err(refusal) = result {
@@ -167,7 +182,8 @@ impl StepLoop {
         known.cloned().unwrap_or_else(|| Arc::new(key))
     }
 
-    pub(super) fn cancel(&mut self, job: JobId) {
+    /// Leaves a job; `Cancelled` follows unless it has ended.
+    pub fn cancel(&mut self, job: JobId) {
         if self.forget(job) {
             (self.sink)(EngineEvent::Cancelled { job });
         }

@@ -1,5 +1,9 @@
 //! The step loop: that a batch never changes a picture, and that one job's end disturbs nobody.
 
+mod continuous;
+mod invariance;
+mod stepper;
+
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};

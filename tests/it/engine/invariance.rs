@@ -1,0 +1,217 @@
+//! The invariance property: whoever joins, leaves, is cancelled or fails, a picture's bytes are those it has alone.
+//!
+//! A fixed number of random schedules through the real step loop, on the CPU in f32. `INVARIANCE_SCHEDULES=2000` runs
+//! more on the tiny checkpoint, `INVARIANCE_SCHEDULES_PINHOLE=200` some on the built-in model, which takes minutes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use darkroom::diffusion::batching::{BatchCaps, Cost};
+use darkroom::diffusion::engine::{EngineOptions, Fault, FaultHook, FaultPoint};
+use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
+use darkroom::domain::{BatchingPolicy, DeviceSpec, GenerationRequest, JobId, RequestDraft};
+use darkroom::images::RgbImage;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+
+use super::stepper::Stepper;
+use crate::support::drafts::{checked, pipeline};
+
+/// What happens to one job.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Finishes,
+    /// So many steps after it came.
+    IsCancelled(u32),
+    /// At so many steps taken.
+    Fails(u32, Fault),
+}
+
+/// One job of a schedule.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    /// Steps after the one before.
+    after: u32,
+    /// Which of the requests.
+    request: usize,
+    fate: Fate,
+}
+
+#[derive(Clone, Debug)]
+struct Schedule {
+    policy: BatchingPolicy,
+    max_rows: u32,
+    cost: Cost,
+    arrivals: Vec<Arrival>,
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    let faults = prop_oneof![Just(Fault::Error), Just(Fault::Panic), Just(Fault::NotANumber), Just(Fault::OutOfMemory)];
+    prop_oneof![
+        6 => Just(Fate::Finishes),
+        1 => (0..4u32).prop_map(Fate::IsCancelled),
+        1 => (0..3u32, faults).prop_map(|(step, fault)| Fate::Fails(step, fault)),
+    ]
+}
+
+fn schedules(requests: usize) -> impl Strategy<Value = Schedule> {
+    let arrival = (0..3u32, 0..requests, fates());
+    let arrival = arrival.prop_map(|(after, request, fate)| Arrival { after, request, fate });
+    let policy = prop_oneof![1 => Just(BatchingPolicy::Grouped), 4 => Just(BatchingPolicy::Continuous)];
+    // From one row at a time to all there is.
+    let cost = prop_oneof![Just(1e-6), Just(0.1), Just(0.5), Just(2.0)];
+    let cost = cost.prop_map(|per_row| Cost { fixed: 1.0, per_row });
+    (policy, 2..=16u32, cost, prop::collection::vec(arrival, 1..8))
+        .prop_map(|(policy, max_rows, cost, arrivals)| Schedule { policy, max_rows, cost, arrivals })
+}
+
+/// Requests that differ in all that may differ, in two sizes.
+fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<GenerationRequest> {
+    let samplers = ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"];
+    let span = steps.end - steps.start;
+    let make = |k: u64| {
+        let draft = RequestDraft {
+            prompt: Some(format!("picture number {k}")),
+            negative_prompt: k.is_multiple_of(4).then(|| "fog".to_owned()),
+            width: Some(sides[usize::from(k % 5 > 2)]),
+            height: Some(sides[0]),
+            steps: Some((steps.start + k % span) as i64),
+            guidance_scale: Some([1.0, 3.0, 7.5, 1.0][(k % 4) as usize]),
+            sampler: Some(samplers[(k / 2 % 5) as usize].to_owned()),
+            sigma_schedule: k.is_multiple_of(3).then(|| "karras".to_owned()),
+            eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
+            num_images: Some(1 + i64::from(k % 7 == 6)),
+            seed: Some(i128::from(1000 + k)),
+            ..RequestDraft::default()
+        };
+        checked(draft, pipeline)
+    };
+    (0..24).map(make).collect()
+}
+
+struct Bed {
+    pipeline: Arc<dyn Pipeline>,
+    requests: Vec<GenerationRequest>,
+    alone: Vec<Vec<RgbImage>>,
+}
+
+impl Bed {
+    fn new(pipeline: Arc<dyn Pipeline>, requests: Vec<GenerationRequest>) -> Self {
+        // A batch has one sample at least, and so here at most.
+        let caps = BatchCaps { max_rows: 1, max_row_pixels: u64::MAX };
+        let alone = |request: &GenerationRequest| {
+            let options = EngineOptions { caps, ..EngineOptions::default() };
+            let mut stepper = Stepper::new(vec![pipeline.clone()], options, None);
+            let job = stepper.admit(request);
+            stepper.run();
+            assert!(stepper.batches.iter().all(|report| report.samples == 1));
+            (0..request.num_images()).map(|image| stepper.pictures[&(job, image)].clone()).collect()
+        };
+        let alone = requests.iter().map(alone).collect();
+        Self { pipeline, requests, alone }
+    }
+
+    fn run(&self, schedule: &Schedule) -> Result<(), TestCaseError> {
+        let fates: Arc<Mutex<HashMap<JobId, Fate>>> = Arc::default();
+        let options = EngineOptions {
+            policy: schedule.policy,
+            caps: BatchCaps { max_rows: schedule.max_rows, max_row_pixels: u64::MAX },
+            cost: Some(schedule.cost),
+            ..EngineOptions::default()
+        };
+        let mut stepper = Stepper::new(vec![self.pipeline.clone()], options, Some(hook(fates.clone())));
+        let (mut jobs, mut cancels) = (Vec::new(), Vec::<(u32, JobId)>::new());
+        let mut step = 0;
+        for arrival in &schedule.arrivals {
+            let until = step + arrival.after;
+            while step < until {
+                take_step(&mut stepper, &mut cancels, step);
+                step += 1;
+            }
+            let job = stepper.admit(&self.requests[arrival.request]);
+            fates.lock().unwrap().insert(job, arrival.fate);
+            if let Fate::IsCancelled(after) = arrival.fate {
+                cancels.push((step + after, job));
+            }
+            jobs.push((job, *arrival));
+        }
+        while take_step(&mut stepper, &mut cancels, step) {
+            step += 1;
+        }
+        self.check(&stepper, &jobs)
+    }
+
+    fn check(&self, stepper: &Stepper, jobs: &[(JobId, Arrival)]) -> Result<(), TestCaseError> {
+        for (job, arrival) in jobs {
+            let request = &self.requests[arrival.request];
+            let ended = (
+                stepper.finished.iter().filter(|id| *id == job).count(),
+                stepper.cancelled.iter().filter(|id| *id == job).count(),
+                stepper.failed.iter().filter(|(id, _)| id == job).count(),
+            );
+            let expected = match arrival.fate {
+                Fate::Finishes => vec![(1, 0, 0)],
+                // It may have been faster.
+                Fate::IsCancelled(_) => vec![(1, 0, 0), (0, 1, 0)],
+                Fate::Fails(step, _) if step < request.steps() => vec![(0, 0, 1)],
+                Fate::Fails(..) => vec![(1, 0, 0)],
+            };
+            prop_assert!(expected.contains(&ended), "{arrival:?} ended as {ended:?}: {:?}", stepper.failed);
+            for (image, alone) in self.alone[arrival.request].iter().enumerate() {
+                let picture = stepper.pictures.get(&(*job, image as u32));
+                prop_assert!(picture.is_none_or(|picture| picture == alone), "{arrival:?} image {image} differs");
+                prop_assert!(picture.is_some() || ended.0 == 0, "{arrival:?} lacks image {image}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hook(fates: Arc<Mutex<HashMap<JobId, Fate>>>) -> FaultHook {
+    Arc::new(move |job, point| match (fates.lock().unwrap().get(&job), point) {
+        (Some(Fate::Fails(at, fault)), FaultPoint::Evaluate { step, .. }) if step == *at => *fault,
+        _ => Fault::None,
+    })
+}
+
+/// Cancels what is due, then takes a step; false when there was none to take.
+fn take_step(stepper: &mut Stepper, cancels: &mut Vec<(u32, JobId)>, step: u32) -> bool {
+    cancels.retain(|(at, job)| {
+        let is_due = *at <= step;
+        if is_due {
+            stepper.cancel(*job);
+        }
+        !is_due
+    });
+    stepper.step()
+}
+
+fn holds(bed: &Bed, cases: u32) {
+    let config = Config { cases, rng_seed: RngSeed::Fixed(20), failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&schedules(bed.requests.len()), |schedule| bed.run(&schedule));
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
+/// How many schedules a variable asks for.
+fn asked(variable: &str) -> Option<u32> {
+    std::env::var_os(variable).map(|count| count.to_str().unwrap().parse().unwrap())
+}
+
+#[test]
+fn on_a_tiny_model_no_schedule_changes_a_picture() {
+    let tiny = pipeline("tiny-sd");
+    let requests = requests(tiny.as_ref(), [16, 24], 2..5);
+    holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(150));
+}
+
+#[test]
+fn on_the_built_in_model_no_schedule_changes_a_picture() {
+    let source = ModelSource::parse("pinhole").unwrap();
+    let pinhole = pipelines::load(&source, DeviceSpec::Cpu).unwrap();
+    let side = i64::from(pinhole.info().min_side);
+    let multiple = i64::from(pinhole.info().size_multiple);
+    let requests = requests(pinhole.as_ref(), [side, side + multiple], 2..4);
+    holds(&Bed::new(pinhole, requests), asked("INVARIANCE_SCHEDULES_PINHOLE").unwrap_or(2));
+}

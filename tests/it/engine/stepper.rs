@@ -1,0 +1,96 @@
+//! The real step loop, a step at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use darkroom::diffusion::batching::{BatchCaps, Cost};
+use darkroom::diffusion::engine::{BatchReport, EngineEvent, EngineJob, EngineOptions, FaultHook, StepLoop};
+use darkroom::diffusion::pipelines::Pipeline;
+use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId};
+use darkroom::images::RgbImage;
+
+/// Forwards that cost the same whatever their rows: as many rows are aboard as the caps allow.
+pub(super) const FREE_ROWS: Cost = Cost { fixed: 1.0, per_row: 1e-6 };
+
+/// Options of the policy `continuous` with room for so many rows.
+pub(super) fn continuous(max_rows: u32) -> EngineOptions {
+    EngineOptions {
+        policy: BatchingPolicy::Continuous,
+        caps: BatchCaps { max_rows, max_row_pixels: u64::MAX },
+        cost: Some(FREE_ROWS),
+        ..EngineOptions::default()
+    }
+}
+
+pub(super) struct Stepper {
+    engine: StepLoop,
+    events: Arc<Mutex<Vec<EngineEvent>>>,
+    admitted: i64,
+    pub(super) pictures: HashMap<(JobId, u32), RgbImage>,
+    pub(super) batches: Vec<BatchReport>,
+    pub(super) finished: Vec<JobId>,
+    pub(super) cancelled: Vec<JobId>,
+    pub(super) failed: Vec<(JobId, ErrorCode)>,
+}
+
+impl Stepper {
+    pub(super) fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, fault: Option<FaultHook>) -> Self {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = events.clone();
+        let sink = Box::new(move |event| told.lock().unwrap().push(event));
+        let engine = StepLoop::new(pipelines, EngineOptions { fault, ..options }, sink);
+        Self {
+            engine,
+            events,
+            admitted: 0,
+            pictures: HashMap::new(),
+            batches: Vec::new(),
+            finished: Vec::new(),
+            cancelled: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    /// Admits a job that ranks after all before it.
+    pub(super) fn admit(&mut self, request: &GenerationRequest) -> JobId {
+        let id = JobId::generate();
+        self.engine.admit(&EngineJob { id, request: Arc::new(request.clone()), rank_ms: self.admitted });
+        self.admitted += 1;
+        self.hear();
+        id
+    }
+
+    pub(super) fn cancel(&mut self, job: JobId) {
+        self.engine.cancel(job);
+        self.hear();
+    }
+
+    /// One step; false when there is nothing to do.
+    pub(super) fn step(&mut self) -> bool {
+        if self.engine.is_idle() {
+            return false;
+        }
+        self.engine.tick();
+        self.hear();
+        true
+    }
+
+    pub(super) fn run(&mut self) {
+        while self.step() {}
+    }
+
+    fn hear(&mut self) {
+        for event in self.events.lock().unwrap().drain(..) {
+            match event {
+                EngineEvent::Image { job, image, picture } => {
+                    assert!(self.pictures.insert((job, image), picture).is_none(), "a picture is told once");
+                }
+                EngineEvent::Batch(report) => self.batches.push(report),
+                EngineEvent::Finished { job, .. } => self.finished.push(job),
+                EngineEvent::Cancelled { job } => self.cancelled.push(job),
+                EngineEvent::Failed { job, code, .. } => self.failed.push((job, code)),
+                _ => {}
+            }
+        }
+    }
+}
