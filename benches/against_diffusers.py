@@ -81,6 +81,13 @@ def measure_stages(engines, args):
     return times
 
 
+def measure_processor(engines, args):
+    """{rows: {engine: milliseconds of processor time a row}}; a UNet evaluation on one thread, as many rows in all each time."""
+    rows_in_all = 16 if args.quick else 160
+    return {rows: {name: engine.processor_ms("unet", rows, rows_in_all // rows) / rows for name, engine in engines.items()}
+            for rows in STAGES["unet"]}
+
+
 def measure_served(engines, args):
     """{(in flight, engine): one result a round}."""
     results = {}
@@ -104,7 +111,8 @@ def arguments():
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "darkroom", help="a release build")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "pinhole", help="a diffusers folder with darkroom.json")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=numbers, default=sorted({1, cores}), help="of the stages; several with commas; the most of them for the rest")
+    parser.add_argument("--threads", type=numbers, default=sorted({1, cores}),
+                        help="of the stages; several with commas, the most of them for the rest")
     parser.add_argument("--rounds", type=int, default=5, help="of the stages")
     parser.add_argument("--repeats", type=int, default=5, help="of a stage in a round")
     parser.add_argument("--picture-repeats", type=int, default=1, help="of whole pictures in a round")
@@ -138,7 +146,8 @@ def main():
     diffusers.use_threads(max(args.threads))
     with darkroom.serving(max(args.threads)) as server:
         found["same"] = compare_pictures(darkroom, diffusers, server)
-    found["stages"] = measure_stages({"Darkroom": darkroom, "diffusers": diffusers}, args)
+    engines = {"Darkroom": darkroom, "diffusers": diffusers}
+    found["stages"], found["processor"] = measure_stages(engines, args), measure_processor(engines, args)
     diffusers.use_threads(max(args.threads))
     with darkroom.serving(max(args.threads)) as server:
         found["served"] = measure_served({"Darkroom": server, "diffusers": diffusers}, args)

@@ -34,7 +34,7 @@ def run(root, quick, threads):
             medians[name] = json.loads(file.read_text())["median"]["point_estimate"] / 1e6
     store = {name: ms for name, ms in medians.items() if name.startswith("store/")}
     kernels = {}
-    for name, ms in medians.items():
+    for name, ms in sorted(medians.items()):
         shape, _, which = name.rpartition("/")
         if which in ("ours", "plain"):
             kernels.setdefault(shape, {})[which] = ms
@@ -50,7 +50,8 @@ def operation(shape):
     if group == "conv2d":
         inputs, outputs, side = map(int, re.search(r" (\d+)-(\d+) (\d+)px", name).groups())
         kernel, stride = (1 if name.endswith("1x1") else 3), (2 if name.endswith("stride 2") else 1)
-        x, weight, bias = torch.randn(ROWS, inputs, side, side), torch.randn(outputs, inputs, kernel, kernel), torch.randn(outputs)
+        x, bias = torch.randn(ROWS, inputs, side, side), torch.randn(outputs)
+        weight = torch.randn(outputs, inputs, kernel, kernel)
         return lambda: functional.conv2d(x, weight, bias, stride, kernel // 2)
     if group == "linear":
         tokens, inputs, outputs = map(int, re.search(r" (\d+)x(\d+)-(\d+)$", name).groups())

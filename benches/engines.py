@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -82,6 +83,14 @@ class Darkroom:
                           "--repeats", repeats, "--warmup", warmup, *self.picture.flags(), threads=threads)
         (measured,) = json.loads(report)["stages"]
         return measured["ms"]
+
+    def processor_ms(self, stage, size, repeats):
+        """Processor time of one run on one thread: what many more of them add to a process."""
+        def spent(count):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            self.time_ms(stage, size, 1, count, 0)
+            return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        return (spent(1 + repeats) - spent(1)) / repeats * 1e3
 
     def pictures(self, seed, count):
         """`count` pictures of one request, whose seeds are `seed`, `seed + 1`, ..., as arrays of bytes."""
@@ -187,6 +196,13 @@ class Diffusers:
             work()
             took.append((time.perf_counter() - began) * 1e3)
         return took
+
+    def processor_ms(self, stage, size, repeats):
+        """Processor time of one run on one thread."""
+        self.time_ms(stage, size, 1, 1, 0)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+        self.time_ms(stage, size, 1, repeats, 0)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_utime - before) / repeats * 1e3
 
     def draw(self, seed, count):
         """`count` pictures with seeds from `seed` on, evaluated together."""

@@ -90,6 +90,12 @@ def stage_tables(stages):
         yield table(("", "Darkroom", "diffusers", "as fast", *per), rows)
 
 
+def processor_table(processor):
+    """A row's share of a UNet evaluation."""
+    rows = [(name, *(figure(each[name]) for each in processor.values())) for name in ("Darkroom", "diffusers")]
+    return table(("rows a forward", *processor), rows)
+
+
 def served_table(served):
     rows = []
     for in_flight in sorted({key[0] for key in served}):
@@ -129,6 +135,9 @@ def document(found):
     parts.append(table(("compared", "largest difference of a byte", "bytes that differ"),
                        [(name, apart["largest"], f"{100 * apart['share']:.3f} %") for name, apart in same.items()]))
     parts.extend(stage_tables(found["stages"]))
+    parts.append("### UNet evaluation, milliseconds of processor time a row, 1 thread")
+    parts.append("What other work on the machine disturbs least.")
+    parts.append(processor_table(found["processor"]))
     parts.append(f"### Served, {threads(found['threads'])}")
     parts.append(served_table(served))
     memory = found["memory"]
