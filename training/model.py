@@ -13,12 +13,12 @@ SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, be
 
 
 def unet():
-    """32x32x4 latents at 128x128. The outer two levels are convolutions alone: there the picture is many, the words few."""
+    """32x32x4 latents at 128x128. The outermost level is convolutions alone; words enter from 16x16 cells inwards."""
     return UNet2DConditionModel(
-        sample_size=32, in_channels=4, out_channels=4, block_out_channels=(48, 80, 112, 128), layers_per_block=1,
+        sample_size=32, in_channels=4, out_channels=4, block_out_channels=(32, 64, 112, 128), layers_per_block=1,
         norm_num_groups=8, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"))
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",))
 
 
 def text_encoder():

@@ -60,7 +60,7 @@ class Scene:
     def random(rng, held_out=None):
         """Draws a scene; `held_out(kind, colour, place, time)` tells combinations to leave out for evaluation."""
         while True:
-            count = rng.choices((1, 2, 3), (70, 22, 8))[0]
+            count = rng.choices((1, 2, 3), (80, 15, 5))[0]
             things, relation = _things(rng, count)
             scene = Scene(things, relation, rng.choice(list(PLACES)), rng.choice(list(TIMES)),
                           rng.choices(list(WEATHERS), (76, 8, 8, 8))[0], rng.randrange(1 << 30))

@@ -2,11 +2,13 @@
 
     python unet.py --run runs/unet --vae runs/vae --minutes 60
 
-Resumable: run the same command again. The latents of a pool of scenes are encoded once and kept beside the run.
+Resumable: run the same command again. The latents of a pool of scenes are encoded once and kept beside the run. Where the
+run is gone, `--begin ../models/pinhole` goes on from exported weights, with fresh moments of the optimiser.
 """
 
 import argparse
 import copy
+import json
 import random
 import signal
 import time
@@ -15,21 +17,25 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 import data
 import model
 import tokens
 import vae as autoencoder
 from checkpoint import load, save
+from muon import Muon
 from scenes import caption
 
 DROPPED = 0.1  # share of captions left out, for classifier-free guidance
 
 
 def trained_vae(run):
-    """The autoencoder of a finished run; its latents' scale is measured by `latent_pool`."""
+    """The autoencoder of a finished run or of an exported folder; its latents' scale is measured by `Batches`."""
+    if (run / "config.json").exists():
+        return AutoencoderKL.from_pretrained(run, torch_dtype=torch.float32).eval().requires_grad_(False)
     vae = AutoencoderKL(**autoencoder.CONFIG)
     blob = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
     vae.load_state_dict(blob["model"])
@@ -83,7 +89,9 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pool", type=int, default=24_000, help="scenes whose latents are kept")
-    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=20_000, help="the learning rate falls to 5 %% over the last third of them")
+    parser.add_argument("--begin", type=Path, help="exported folder whose weights a run without a state starts from")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
@@ -91,44 +99,67 @@ def main():
     tokens.write(args.run / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(args.run / "tokenizer")
     batches = Batches(trained_vae(args.vae), args, device)
-    nets = torch.nn.ModuleDict({"unet": model.unet(), "text": model.text_encoder()}).to(device, memory_format=torch.channels_last)
+    nets = networks(args.begin).to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(nets).requires_grad_(False)
     schedule = model.noise_schedule()
-    optimiser = torch.optim.AdamW(nets.parameters(), lr=args.lr, weight_decay=1e-3, betas=(0.9, 0.99))
+    optimiser = Muon(nets, lr=args.lr)
     parts = {"nets": nets, "ema": ema, "optimiser": optimiser}
-    state = load(args.run, parts, device) | {"scale": batches.scale}
-    step = state["step"]
+    state = load(args.run, parts, device)
+    if state["step"] == 0 and args.begin:
+        state["step"] = json.loads((args.begin / "darkroom.json").read_text())["training_steps"]
+        state["first"] = state["step"]
+    step, first = state["step"], state.get("first", 0)
     print(f"{sum(p.numel() for p in nets.parameters())} parameters, latent scale {batches.scale:.4f}, from step {step}", flush=True)
     began = saved = time.time()
     mean, stopping = None, []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
-    while not stopping and time.time() - began < args.minutes * 60:
+    while not stopping and step < args.steps and time.time() - began < args.minutes * 60:
         latents, captions = batches.at(step)
         loss = loss_of(nets, schedule, tokenizer, latents.to(device), captions, step)
         for group in optimiser.param_groups:
-            group["lr"] = args.lr * min(1, (step + 1) / 300)
+            group["lr"] = args.lr * learning_rate(step, first, args.steps)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         optimiser.step()
         step += 1
-        decay = min(0.9993, (1 + step) / (20 + step))
+        decay = min(0.999, (1 + step) / (20 + step))
         torch._foreach_lerp_(list(ema.parameters()), list(nets.parameters()), 1 - decay)
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if step % 100 == 0:
             print(f"step {step} loss {mean:.4f} {time.time() - began:.0f} s", flush=True)
         if time.time() - saved > 240:
             saved = time.time()
-            save(args.run, parts, {"step": step, "scale": batches.scale})
-    save(args.run, parts, {"step": step, "scale": batches.scale})
+            save(args.run, parts, {"step": step, "first": first, "scale": batches.scale})
+    save(args.run, parts, {"step": step, "first": first, "scale": batches.scale})
     print(f"stopped at step {step}", flush=True)
+
+
+def networks(begin):
+    """UNet and text encoder: fresh, or the exported ones of `begin`."""
+    if begin:
+        unet = UNet2DConditionModel.from_pretrained(begin / "unet", torch_dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(begin / "text_encoder", torch_dtype=torch.float32)
+    else:
+        unet, text = model.unet(), model.text_encoder()
+    # Plain products: backward through PyTorch's fused attention is several times slower on a CPU at these sizes.
+    unet.set_attn_processor(AttnProcessor())
+    return torch.nn.ModuleDict({"unet": unet.train(), "text": text.train()})
+
+
+def learning_rate(step, first, steps):
+    """Share of the full rate: 200 steps of warming from `first`, down to 5 % over the last third of `steps`."""
+    warm = min(1, (step - first + 1) / 200)
+    return warm * max(0.05, min(1, (steps - step) / (steps / 3)))
 
 
 def loss_of(nets, schedule, tokenizer, latents, captions, step):
     """Mean squared error of v over random noise levels; noise and levels are the step's own."""
     generator = torch.Generator().manual_seed(step)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    levels = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+    # More of the noisy levels: there it is decided which object a picture shows, and that is what is hardest to learn.
+    share = torch.rand(len(latents), generator=generator) ** 0.6
+    levels = (share * schedule.config.num_train_timesteps).long().to(latents.device)
     ids = tokenizer(captions, padding="max_length", max_length=tokens.LENGTH, truncation=True, return_tensors="pt").input_ids
     noisy = schedule.add_noise(latents, noise, levels).contiguous(memory_format=torch.channels_last)
     with torch.autocast(latents.device.type, torch.bfloat16):
