@@ -37,16 +37,18 @@ pub(super) struct GenerateArgs {
     /// Sampler steps.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
-    /// ddpm, ddim, euler, euler_a, dpmpp_2m.
+    /// ddpm, ddim, pndm, euler, euler_a, heun, dpm2, dpm2_a, lms, dpm_solver, dpmpp_2s_a,
+    /// dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, unipc, deis, lcm, tcd.
     #[arg(long)]
     sampler: Option<String>,
-    /// default, karras.
+    /// default, karras, exponential, beta, simple, sgm_uniform, ddim_uniform, kl_optimal, linear_quadratic,
+    /// align_your_steps.
     #[arg(long)]
     sigma_schedule: Option<String>,
     /// Classifier-free guidance; 1 or less: none.
     #[arg(long, allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
-    /// DDIM's eta, 0 to 1.
+    /// Share of fresh noise of ddim and tcd, 0 to 1.
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
     /// 0 to 2^63-1; drawn when absent. Picture i uses seed + i.

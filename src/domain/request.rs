@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::sampling::wire_names;
-use super::{FieldError, ImageFormat, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
+use super::{FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, SamplerKind, SigmaSchedule};
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -45,11 +45,11 @@ pub struct RequestDraft {
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
     pub guidance_scale: Option<f64>,
-    /// A [`SamplerKind`] by name.
+    /// A sampler by any of the names that [`NamedSampler::parse`] knows.
     pub sampler: Option<String>,
-    /// A [`SigmaSchedule`] by name.
+    /// A [`SigmaSchedule`] by its name or label.
     pub sigma_schedule: Option<String>,
-    /// DDIM's eta, 0 to 1.
+    /// DDIM's and TCD's eta, 0 to 1.
     pub eta: Option<f64>,
     /// 0 to 2^63 - 1; drawn when absent.
     pub seed: Option<i128>,
@@ -163,7 +163,7 @@ impl GenerationRequest {
     pub fn sigma_schedule(&self) -> SigmaSchedule {
         self.sigma_schedule
     }
-    /// DDIM's eta, 0 to 1; other samplers ignore it.
+    /// DDIM's and TCD's eta, 0 to 1; other samplers ignore it.
     pub fn eta(&self) -> f64 {
         self.eta
     }
@@ -218,6 +218,7 @@ impl RequestDraft {
         if quality_given && format == ImageFormat::Png {
             faults.add("output.quality", self.output_quality, "applies to `jpeg` and `webp` only; a PNG is lossless");
         }
+        let (sampler, sigma_schedule) = faults.sampling(self.sampler, self.sigma_schedule, model);
         let request = GenerationRequest {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
@@ -226,13 +227,8 @@ impl RequestDraft {
             height: faults.side("height", self.height, defaults.height, model),
             steps: faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps),
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
-            sampler: faults.named("sampler", self.sampler, defaults.sampler, &model.samplers),
-            sigma_schedule: faults.named(
-                "sigma_schedule",
-                self.sigma_schedule,
-                defaults.sigma_schedule,
-                &model.sigma_schedules,
-            ),
+            sampler,
+            sigma_schedule,
             eta: faults.real("eta", self.eta, 0.0, 0.0, 1.0),
             seed: faults.seed(self.seed, drawn_seed),
             num_images: faults.integer("num_images", self.num_images, 1, 1, limits.max_num_images),
@@ -314,6 +310,47 @@ impl Faults {
         default
     }
 
+    /// A sampler's name may say the sigma schedule too; then `sigma_schedule` is absent or says the same.
+    fn sampling(
+        &mut self,
+        sampler: Option<String>,
+        sigma_schedule: Option<String>,
+        model: &ModelInfo,
+    ) -> (SamplerKind, SigmaSchedule) {
+        let defaults = &model.defaults;
+        let named = sampler.as_deref().and_then(NamedSampler::parse);
+        let named = named.filter(|named| model.samplers.contains(&named.kind));
+        let said = named.and_then(|named| named.sigma_schedule);
+        if let Some(text) = sampler.as_deref().filter(|_| named.is_none()) {
+            self.unsupported("sampler", text, &model.samplers);
+        } else if let (Some(text), Some(schedule)) = (sampler.as_deref(), said)
+            && !model.sigma_schedules.contains(&schedule)
+        {
+            let names: Vec<String> = model.sigma_schedules.iter().map(|name| format!("`{name}`")).collect();
+            let message = format!("names the sigma schedule `{schedule}`; this model's are {}", names.join(", "));
+            self.add("sampler", text, message);
+        }
+        let asked = sigma_schedule.as_deref().map(|text| {
+            let schedule = SigmaSchedule::named(text).filter(|schedule| model.sigma_schedules.contains(schedule));
+            match (schedule, said) {
+                (None, _) => self.unsupported("sigma_schedule", text, &model.sigma_schedules),
+                (Some(schedule), Some(said)) if schedule != said => {
+                    let message = format!("is not `{said}`, which the sampler's name says; leave one of them out");
+                    self.add("sigma_schedule", text, message);
+                }
+                _ => {}
+            }
+            schedule.unwrap_or(defaults.sigma_schedule)
+        });
+        let kind = named.map_or(defaults.sampler, |named| named.kind);
+        (kind, said.or(asked).unwrap_or(defaults.sigma_schedule))
+    }
+
+    fn unsupported<T: fmt::Display>(&mut self, field: &str, text: &str, allowed: &[T]) {
+        let names: Vec<String> = allowed.iter().map(|value| format!("`{value}`")).collect();
+        self.add(field, text, format!("is not supported; use one of {}", names.join(", ")));
+    }
+
     fn named<T>(&mut self, field: &str, given: Option<String>, default: T, allowed: &[T]) -> T
     where
         T: FromStr + fmt::Display + Copy + PartialEq,
@@ -322,8 +359,7 @@ impl Faults {
         match text.parse::<T>() {
             Ok(value) if allowed.contains(&value) => value,
             _ => {
-                let names: Vec<String> = allowed.iter().map(|value| format!("`{value}`")).collect();
-                self.add(field, text, format!("is not supported; use one of {}", names.join(", ")));
+                self.unsupported(field, &text, allowed);
                 default
             }
         }

@@ -1,18 +1,7 @@
 //! A picture's story in the text format that A1111 writes and other tools read.
 
 use super::PictureInfo;
-use crate::domain::{GenerationRequest, SamplerKind, SigmaSchedule};
-
-/// What A1111 calls the sampler.
-const fn sampler_label(kind: SamplerKind) -> &'static str {
-    match kind {
-        SamplerKind::Ddpm => "DDPM",
-        SamplerKind::Ddim => "DDIM",
-        SamplerKind::Euler => "Euler",
-        SamplerKind::EulerAncestral => "Euler a",
-        SamplerKind::DpmPp2m => "DPM++ 2M",
-    }
-}
+use crate::domain::GenerationRequest;
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
@@ -21,15 +10,12 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         "" => String::new(),
         text => format!("\nNegative prompt: {text}"),
     };
-    let schedule = match request.sigma_schedule() {
-        SigmaSchedule::Default => "Automatic",
-        SigmaSchedule::Karras => "Karras",
-    };
+    let schedule = request.sigma_schedule().label();
     let parameters = format!(
         "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}, Version: Darkroom {}",
         request.prompt(),
         request.steps(),
-        sampler_label(request.sampler()),
+        request.sampler().label(),
         request.guidance_scale(),
         request.width(),
         request.height(),

@@ -43,7 +43,8 @@ pub(super) struct EngineArgs {
     /// Steps of the whole picture.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
-    /// ddpm, ddim, euler, euler_a, dpmpp_2m.
+    /// ddpm, ddim, pndm, euler, euler_a, heun, dpm2, dpm2_a, lms, dpm_solver, dpmpp_2s_a,
+    /// dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, unipc, deis, lcm, tcd.
     #[arg(long)]
     sampler: Option<String>,
     /// Classifier-free guidance; 1 or less: none.

@@ -89,7 +89,8 @@ struct MixArgs {
     /// Sampler steps.
     #[arg(long)]
     steps: Vec<u32>,
-    /// ddpm, ddim, euler, euler_a, dpmpp_2m.
+    /// ddpm, ddim, pndm, euler, euler_a, heun, dpm2, dpm2_a, lms, dpm_solver, dpmpp_2s_a,
+    /// dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_sde, unipc, deis, lcm, tcd.
     #[arg(long = "sampler")]
     samplers: Vec<String>,
     /// Classifier-free guidance.

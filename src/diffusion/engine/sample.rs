@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::diffusion::batching::{Branch, SampleMeta};
 use crate::diffusion::noise::TorchCpuGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result};
-use crate::diffusion::samplers::{PlanStep, SamplingPlan};
+use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
 use crate::domain::{GenerationRequest, JobId};
 
 /// What a job's samples share.
@@ -25,11 +25,15 @@ pub(super) struct SampleState {
     pub meta: SampleMeta,
     pub told: Arc<Told>,
     guidance_scale: f64,
-    step_index: usize,
-    /// (1, C, h, w) f32.
+    /// Model evaluations made.
+    evaluated: usize,
+    steps_taken: u32,
+    /// (1, C, h, w) f32, like all that follow.
     latents: Tensor,
-    /// Earlier denoised samples, the latest first.
-    history: VecDeque<Tensor>,
+    /// What the plan holds, remembers (the latest first) and keeps of the noise drawn last.
+    held: Option<Tensor>,
+    memory: VecDeque<Tensor>,
+    drawn: Option<Tensor>,
     noise: TorchCpuGenerator,
 }
 
@@ -45,15 +49,34 @@ impl SampleState {
         let mut noise = TorchCpuGenerator::new(request.image_seed(image));
         let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
         let guidance_scale = request.guidance_scale();
-        Ok(Self { job, image, meta, told, guidance_scale, step_index: 0, latents, history: VecDeque::new(), noise })
+        Ok(Self {
+            job,
+            image,
+            meta,
+            told,
+            guidance_scale,
+            evaluated: 0,
+            steps_taken: 0,
+            latents,
+            held: None,
+            memory: VecDeque::new(),
+            drawn: None,
+            noise,
+        })
     }
 
+    /// Steps that people count; some take several evaluations.
     pub(super) fn steps_taken(&self) -> u32 {
-        self.step_index as u32
+        self.steps_taken
+    }
+
+    /// Whether the last evaluation ended a step.
+    pub(super) fn is_between_steps(&self) -> bool {
+        self.evaluated.checked_sub(1).is_none_or(|last| self.told.plan.steps[last].ends_step)
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.step_index == self.told.plan.steps.len()
+        self.evaluated == self.told.plan.steps.len()
     }
 
     pub(super) fn latents(&self) -> &Tensor {
@@ -61,7 +84,7 @@ impl SampleState {
     }
 
     fn step(&self) -> &PlanStep {
-        &self.told.plan.steps[self.step_index]
+        &self.told.plan.steps[self.evaluated]
     }
 
     pub(super) fn timestep(&self) -> f64 {
@@ -80,32 +103,49 @@ impl SampleState {
         }
     }
 
-    /// Takes one step with the network's outputs for its rows (conditional first), each (1, C, h, w).
+    /// Applies one evaluation: the network's outputs for its rows (conditional first), each (1, C, h, w).
     pub(super) fn advance(&mut self, outputs: &[Tensor], pipeline: &dyn Pipeline) -> Result<()> {
         let output = match outputs {
             [cond, uncond] => (uncond + ((cond - uncond)? * self.guidance_scale)?)?,
             [cond] => cond.clone(),
             _ => unreachable!("a sample has one row or two. This is a bug in engine."),
         };
-        let step = self.told.plan.steps[self.step_index].clone();
+        let told = self.told.clone();
+        let step = &told.plan.steps[self.evaluated];
         let from = step.denoised_from;
         let mut denoised = combine(&[(from.sample, &self.latents), (from.output, &output)])?;
         if let Some(range) = step.clip_denoised {
             denoised = denoised.clamp(-range as f32, range as f32)?;
         }
-        let mut terms = vec![(step.sample, &self.latents), (step.denoised, &denoised), (step.output, &output)];
-        terms.extend(step.history.iter().copied().zip(&self.history));
-        let mut next = combine(&terms)?;
-        if step.noise != 0.0 {
-            let fresh = draw(&mut self.noise, self.meta.key.latent_shape, pipeline)?;
-            next = (next + (fresh * step.noise)?)?;
-        }
+        let shape = self.meta.key.latent_shape;
+        let fresh = step.draws_noise().then(|| draw(&mut self.noise, shape, pipeline)).transpose()?;
+        let mixed = |mix: &Mix| self.mixed(mix, &denoised, &output, fresh.as_ref());
+        let next = mixed(&step.next)?;
+        let hold = step.hold.as_ref().map(mixed).transpose()?;
+        let remember = step.remember.as_ref().map(mixed).transpose()?;
         self.latents = next;
-        self.history.push_front(denoised);
-        self.history.truncate(self.told.plan.history_len());
-        self.step_index += 1;
-        self.meta.left = (self.told.plan.steps.len() - self.step_index) as u32;
+        self.held = hold.or(self.held.take());
+        if told.plan.keeps_noise() {
+            self.drawn = fresh.or(self.drawn.take());
+        }
+        if let Some(remember) = remember {
+            self.memory.push_front(remember);
+        }
+        self.memory.truncate(told.plan.memory_len());
+        self.evaluated += 1;
+        self.steps_taken += u32::from(step.ends_step);
+        self.meta.left = (told.plan.steps.len() - self.evaluated) as u32;
         Ok(())
+    }
+
+    fn mixed(&self, mix: &Mix, denoised: &Tensor, output: &Tensor, fresh: Option<&Tensor>) -> Result<Tensor> {
+        let mut terms = vec![(mix.sample, &self.latents), (mix.denoised, denoised), (mix.output, output)];
+        // A plan weighs nothing that it did not hold, remember or draw before.
+        terms.extend(self.held.as_ref().map(|held| (mix.held, held)));
+        terms.extend(mix.remembered.iter().copied().zip(&self.memory));
+        terms.extend(fresh.map(|fresh| (mix.noise, fresh)));
+        terms.extend(self.drawn.as_ref().map(|drawn| (mix.earlier_noise, drawn)));
+        combine(&terms)
     }
 
     /// For tests: spoils the sample.

@@ -309,6 +309,10 @@ impl StepLoop {
                 self.fail(job, refusal);
                 continue;
             }
+            // Some samplers evaluate the network several times a step.
+            if !sample.is_between_steps() {
+                continue;
+            }
             let (step, total) = (sample.steps_taken(), sample.meta.steps);
             (self.sink)(EngineEvent::Progress { job, image, step, total });
             if done {

@@ -4,6 +4,10 @@
 //! are repeated here: which products are fused and which sums are kept in double precision is how PyTorch's CPU kernels
 //! compute (`linspace` fuses, `cumprod` accumulates in double).
 
+use super::Result;
+use super::classes::Class;
+use super::keys::Keys;
+
 /// How betas grow over the timesteps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BetaSchedule {
@@ -13,8 +17,71 @@ pub(super) enum BetaSchedule {
     SquaredCosCapV2,
 }
 
+/// What the file says of its betas.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct BetaTable {
+    schedule: Option<BetaSchedule>,
+    start: Option<f64>,
+    end: Option<f64>,
+    trained: Option<Vec<f32>>,
+    count: usize,
+    zero_terminal_snr: bool,
+}
+
+const BETA_SCHEDULES: &[(&str, BetaSchedule)] = &[
+    ("linear", BetaSchedule::Linear),
+    ("scaled_linear", BetaSchedule::ScaledLinear),
+    ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
+];
+
+impl BetaTable {
+    pub(super) fn read(keys: &Keys, count: usize) -> Result<Self> {
+        let share = |number: f64| number > 0.0 && number < 1.0;
+        let trained = match keys.numbers("trained_betas")? {
+            None => None,
+            Some(trained) if trained.len() == count && trained.iter().all(|beta| share(*beta)) => {
+                Some(trained.into_iter().map(|beta| beta as f32).collect())
+            }
+            Some(_) => {
+                let supported = format!("null, or `num_train_timesteps` = {count} numbers between 0 and 1");
+                return Err(keys.fault("trained_betas", &supported));
+            }
+        };
+        let zero_terminal_snr = keys.flag("rescale_betas_zero_snr")?.unwrap_or(false);
+        if zero_terminal_snr && count < 2 {
+            return Err(keys.fault("rescale_betas_zero_snr", "false for a schedule of one timestep"));
+        }
+        Ok(Self {
+            schedule: keys.word("beta_schedule", BETA_SCHEDULES)?,
+            start: keys.number("beta_start", "a number between 0 and 1", share)?,
+            end: keys.number("beta_end", "a number between 0 and 1", share)?,
+            trained,
+            count,
+            zero_terminal_snr,
+        })
+    }
+
+    /// Share of signal left at each timestep, as this class makes the table.
+    pub(super) fn alphas_cumprod(&self, class: &Class) -> Vec<f32> {
+        let (start, end) = (self.start.unwrap_or(class.beta_start), self.end.unwrap_or(class.beta_end));
+        let betas = match &self.trained {
+            Some(trained) => trained.clone(),
+            None => betas(self.schedule(class), start, end, self.count),
+        };
+        alphas_cumprod(&if self.zero_terminal_snr(class) { rescale_zero_terminal_snr(&betas) } else { betas })
+    }
+
+    pub(super) fn schedule(&self, class: &Class) -> BetaSchedule {
+        self.schedule.unwrap_or(class.beta_schedule)
+    }
+
+    pub(super) fn zero_terminal_snr(&self, class: &Class) -> bool {
+        self.zero_terminal_snr && class.reads_zero_snr
+    }
+}
+
 /// One beta a timestep.
-pub(super) fn betas(schedule: BetaSchedule, start: f64, end: f64, count: usize) -> Vec<f32> {
+fn betas(schedule: BetaSchedule, start: f64, end: f64, count: usize) -> Vec<f32> {
     match schedule {
         BetaSchedule::Linear => linspace(start as f32, end as f32, count),
         BetaSchedule::ScaledLinear => {
@@ -29,7 +96,7 @@ pub(super) fn betas(schedule: BetaSchedule, start: f64, end: f64, count: usize) 
 }
 
 /// The share of signal left at each timestep: the running product of `1 - beta`.
-pub(super) fn alphas_cumprod(betas: &[f32]) -> Vec<f32> {
+fn alphas_cumprod(betas: &[f32]) -> Vec<f32> {
     let running = betas.iter().scan(1.0_f64, |product, &beta| {
         *product *= f64::from(1.0 - beta);
         Some(*product as f32)
@@ -38,7 +105,7 @@ pub(super) fn alphas_cumprod(betas: &[f32]) -> Vec<f32> {
 }
 
 /// Betas shifted so that nothing of the signal is left at the last timestep (Lin et al. 2023, algorithm 1).
-pub(super) fn rescale_zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
+fn rescale_zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
     let mut roots: Vec<f32> = alphas_cumprod(betas).into_iter().map(f32::sqrt).collect();
     let (Some(&first), Some(&last)) = (roots.first(), roots.last()) else {
         return Vec::new();

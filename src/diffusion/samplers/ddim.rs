@@ -1,7 +1,7 @@
 //! DDIM (Song et al. 2021, equations 12 and 16); diffusers `DDIMScheduler`.
 
 use super::levels::{VpStep, finite_sigma_of};
-use super::{Error, PlanRequest, PlanStep, PredictionType, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let steps = steps(training, request)?;
@@ -16,13 +16,13 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
 /// as the reference does it.
 fn steps(training: &TrainingSchedule, request: &PlanRequest) -> Result<Vec<VpStep>> {
     let count = request.steps as usize;
-    if training.wants_karras(request.kind, request.sigma_schedule) {
-        return Ok(VpStep::karras(training, count));
+    if let Some(steps) = VpStep::scheduled(training, request) {
+        return Ok(steps);
     }
     let timesteps = VpStep::whole_timesteps(training, count).map_err(|timestep| training.beyond(request, timestep))?;
     let share = |timestep: usize| f64::from(training.alphas_cumprod[timestep]);
     let stride = training.num_train_timesteps() / count;
-    let last = if training.set_alpha_to_one { 1.0 } else { share(0) };
+    let last = if training.set_alpha_to_one() { 1.0 } else { share(0) };
     let step = |timestep: usize| VpStep {
         timestep: timestep as f64,
         from: share(timestep),
@@ -38,18 +38,17 @@ fn rule(training: &TrainingSchedule, step: &VpStep, eta: f64) -> PlanStep {
     // At eta 1 a rounding error below zero would be no number.
     let noise = eta * variance.max(0.0).sqrt();
     let direction = (1.0 - to - noise * noise).max(0.0).sqrt();
-    // The noise the network sees in x, before any clipping: noise_from.sample * x + noise_from.output * output.
-    let (noise_of_sample, noise_of_output) = match training.prediction_type {
-        PredictionType::Epsilon => (0.0, 1.0),
-        PredictionType::V => (sigma, alpha),
-        PredictionType::Sample => (1.0 / sigma, -alpha / sigma),
-    };
+    // The noise the network sees in x, before any clipping.
+    let seen = training.prediction_type.noise_vp(alpha, sigma);
     PlanStep {
         clip_denoised: training.clip_denoised(),
-        sample: direction * noise_of_sample,
-        denoised: to.sqrt(),
-        output: direction * noise_of_output,
-        noise,
+        next: Mix {
+            sample: direction * seen.sample,
+            denoised: to.sqrt(),
+            output: direction * seen.output,
+            noise,
+            ..Mix::default()
+        },
         ..PlanStep::at(timestep, finite_sigma_of(from), training.prediction_type.denoised_vp(alpha, sigma))
     }
 }

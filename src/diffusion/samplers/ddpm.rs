@@ -2,7 +2,7 @@
 
 use super::levels::{VpStep, finite_sigma_of};
 use super::training::Variance;
-use super::{Error, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let steps = steps(training, request)?;
@@ -16,8 +16,8 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
 /// Each timestep's next one in the list is where its step leads.
 fn steps(training: &TrainingSchedule, request: &PlanRequest) -> Result<Vec<VpStep>> {
     let count = request.steps as usize;
-    if training.wants_karras(request.kind, request.sigma_schedule) {
-        return Ok(VpStep::karras(training, count));
+    if let Some(steps) = VpStep::scheduled(training, request) {
+        return Ok(steps);
     }
     let timesteps = VpStep::whole_timesteps(training, count).map_err(|timestep| training.beyond(request, timestep))?;
     let share = |timestep: usize| f64::from(training.alphas_cumprod[timestep]);
@@ -42,9 +42,13 @@ fn rule(training: &TrainingSchedule, step: &VpStep) -> PlanStep {
     };
     PlanStep {
         clip_denoised: training.clip_denoised(),
-        sample: alpha.sqrt() * (1.0 - to) / (1.0 - from),
-        denoised: to.sqrt() * beta / (1.0 - from),
-        noise: if timestep > 0.0 { variance.sqrt() } else { 0.0 },
+        next: Mix {
+            sample: alpha.sqrt() * (1.0 - to) / (1.0 - from),
+            denoised: to.sqrt() * beta / (1.0 - from),
+            // Only the last step adds none; a sigma schedule may tell several that they stand at timestep 0.
+            noise: if timestep > 0.0 || to < 1.0 { variance.sqrt() } else { 0.0 },
+            ..Mix::default()
+        },
         ..PlanStep::at(
             timestep,
             finite_sigma_of(from),

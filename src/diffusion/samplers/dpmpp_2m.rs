@@ -1,16 +1,20 @@
-//! DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2); diffusers `DPMSolverMultistepScheduler`.
+//! DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2) and its stochastic form; diffusers `DPMSolverMultistepScheduler`, for
+//! `dpmpp_2m_sde` with `algorithm_type="sde-dpmsolver++"`.
 //!
 //! The class's options in `scheduler_config.json` are honoured: `solver_order` 1 to 3, `solver_type`, the stochastic
 //! `sde-dpmsolver++`, and when to fall back to lower orders at the end.
 
-use super::levels::{Levels, interpolated, linspace, log_table, timestep_of};
+use super::levels::{Levels, linspace};
 use super::training::{Correction, FinalSigma, Multistep};
-use super::{PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
-use crate::diffusion::samplers::betas::BetaSchedule;
+use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
+use crate::domain::SamplerKind;
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
-    let levels = levels(training, request).ending_at(training.last_sigma());
-    let count = levels.timesteps.len();
+    let count = request.steps as usize;
+    let timesteps = whole_timesteps(training, count, least_clipped(training));
+    let levels = Levels::whole(training, request, timesteps).ending_at(training.last_sigma());
+    let mut options = training.multistep;
+    options.stochastic |= request.kind == SamplerKind::DpmPp2mSde;
     let mut steps = Vec::with_capacity(count);
     for index in 0..count {
         let order = order_at(training, index, count);
@@ -19,46 +23,32 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         for back in 1..order {
             visited[1 + back] = levels.sigmas[index - back];
         }
-        let sigma = levels.sigmas[index];
-        let alpha = alpha_of(sigma);
-        let at =
-            PlanStep::at(levels.timesteps[index], sigma, training.prediction_type.denoised_vp(alpha, sigma * alpha));
-        steps.push(Weights::of(&training.multistep, order, visited).on(at));
+        let at = step(training, levels.timesteps[index], levels.sigmas[index]);
+        steps.push(Weights::of(&options, order, visited).on(at));
     }
     Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
 }
 
-/// Whole timesteps, one more than asked for with the last one dropped; with Karras' levels the nearest whole timestep
-/// (rounded down for the cosine schedule, where the reference rounds so).
-fn levels(training: &TrainingSchedule, request: &PlanRequest) -> Levels {
-    let count = request.steps as usize;
-    let table = training.sigmas();
-    if training.wants_karras(request.kind, request.sigma_schedule) {
-        let sigmas = training.karras_sigmas(table[0], table[table.len() - 1], count);
-        let log_sigmas = log_table(&table);
-        let whole = |timestep: f64| match training.beta_schedule {
-            BetaSchedule::SquaredCosCapV2 => timestep.trunc(),
-            _ => timestep.round_ties_even(),
-        };
-        let timesteps = sigmas.iter().map(|&sigma| whole(timestep_of(sigma, &log_sigmas))).collect();
-        return Levels { timesteps, sigmas };
-    }
-    let timesteps = timesteps(training, &table, count);
-    let sigmas = timesteps.iter().map(|&timestep| interpolated(&table, timestep)).collect();
-    Levels { timesteps, sigmas }
+/// A step of unit-variance latents that does nothing yet.
+pub(super) fn step(training: &TrainingSchedule, timestep: f64, sigma: f64) -> PlanStep {
+    let alpha = alpha_of(sigma);
+    PlanStep::at(timestep, sigma, training.prediction_type.denoised_vp(alpha, sigma * alpha))
 }
 
-fn timesteps(training: &TrainingSchedule, table: &[f64], count: usize) -> Vec<f64> {
-    let train = table.len();
-    // `lambda_min_clipped` cuts the noisiest timesteps off: lambda is -ln sigma, and falls with the timestep.
+/// How many timesteps `lambda_min_clipped` leaves, which cuts the noisiest ones off: lambda is -ln sigma, and falls with
+/// the timestep.
+pub(super) fn least_clipped(training: &TrainingSchedule) -> usize {
+    let table = training.sigmas();
     let least = training.multistep.lambda_min_clipped;
-    let last = train - table.iter().rev().take_while(|sigma| -sigma.ln() < least).count();
+    table.len() - table.iter().rev().take_while(|sigma| -sigma.ln() < least).count()
+}
+
+/// Whole timesteps below `last`: one more than asked for, with the last one dropped.
+pub(super) fn whole_timesteps(training: &TrainingSchedule, count: usize, last: usize) -> Vec<f64> {
+    let train = training.num_train_timesteps();
     let offset = training.steps_offset() as f64;
     match training.sigma_spacing() {
-        TimestepSpacing::Linspace => {
-            let all = linspace(0.0, last as f64 - 1.0, count + 1);
-            all.into_iter().skip(1).rev().map(f64::round_ties_even).collect()
-        }
+        TimestepSpacing::Linspace => linspace_timesteps(count, last),
         TimestepSpacing::Leading => {
             let ratio = last / (count + 1);
             (1..=count).rev().map(|index| (index * ratio) as f64 + offset).collect()
@@ -70,13 +60,18 @@ fn timesteps(training: &TrainingSchedule, table: &[f64], count: usize) -> Vec<f6
     }
 }
 
+pub(super) fn linspace_timesteps(count: usize, last: usize) -> Vec<f64> {
+    let all = linspace(0.0, last as f64 - 1.0, count + 1);
+    all.into_iter().skip(1).rev().map(f64::round_ties_even).collect()
+}
+
 /// How many denoised samples a step combines.
 fn order_at(training: &TrainingSchedule, index: usize, count: usize) -> usize {
     /// Below this many steps the reference takes lower orders at the end, for stability.
     const FEW_STEPS: usize = 15;
 
     let options = &training.multistep;
-    let careful = options.lower_order_final && count < FEW_STEPS;
+    let careful = options.lower_order_final.unwrap_or(true) && count < FEW_STEPS;
     let from_the_end = count - 1 - index;
     let most = match from_the_end {
         0 if options.euler_at_final || careful || training.final_sigma == FinalSigma::Zero => 1,
@@ -137,10 +132,14 @@ impl Weights {
 
     fn on(self, step: PlanStep) -> PlanStep {
         PlanStep {
-            sample: self.sample,
-            denoised: self.denoised[0],
-            history: self.denoised[1..self.order].to_vec(),
-            noise: self.noise,
+            next: Mix {
+                sample: self.sample,
+                denoised: self.denoised[0],
+                remembered: self.denoised[1..self.order].to_vec(),
+                noise: self.noise,
+                ..Mix::default()
+            },
+            remember: Some(Mix::denoised()),
             ..step
         }
     }
@@ -153,6 +152,6 @@ fn add(total: &mut [f64; 3], weight: f64, weights: [f64; 3]) {
 }
 
 /// Share of the picture in unit-variance latents whose noise is `sigma` times as large.
-fn alpha_of(sigma: f64) -> f64 {
+pub(super) fn alpha_of(sigma: f64) -> f64 {
     1.0 / (sigma * sigma + 1.0).sqrt()
 }

@@ -46,6 +46,29 @@ pub enum Error {
         /// Timesteps of the training schedule.
         most: usize,
     },
+    /// Fewer steps than the rule needs to begin.
+    #[error(
+        "`steps` is {steps}; sampler `{kind}` takes at least {least} with this model (its scheduler_config.json lacks \
+         `skip_prk_steps` = true)"
+    )]
+    FewSteps {
+        /// The sampler.
+        kind: SamplerKind,
+        /// What was asked.
+        steps: u32,
+        /// What would do.
+        least: usize,
+    },
+    /// More steps than the teacher of a distilled model took.
+    #[error("`steps` is {steps}; sampler `{kind}` takes 1 to {most} with this model (`original_inference_steps`)")]
+    StepsOfTeacher {
+        /// The sampler.
+        kind: SamplerKind,
+        /// What was asked.
+        steps: u32,
+        /// What would do.
+        most: usize,
+    },
     /// Out of range or not a number.
     #[error("`eta` is {eta}; supported: 0 to 1")]
     Eta {
@@ -73,7 +96,7 @@ pub enum Error {
     #[error(
         "sampler `{kind}` would begin at zero signal-to-noise ratio (scheduler_config.json has `rescale_betas_zero_snr`), \
          where `prediction_type` \"epsilon\" says nothing of the picture; supported there: \"v_prediction\", \"sample\", or \
-         one of the samplers `euler`, `euler_a`, `dpmpp_2m`"
+         one of the samplers `euler`, `euler_a`, `dpmpp_2m`, `unipc`"
     )]
     ZeroSnr {
         /// The sampler.

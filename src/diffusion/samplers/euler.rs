@@ -2,29 +2,22 @@
 //! `EulerDiscreteScheduler`.
 
 use super::levels::Levels;
-use super::{PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
+use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
-    let levels = levels(training, request).ending_at(training.last_sigma());
+    let levels = Levels::fractional(training, request).ending_at(training.last_sigma());
     let rule = |(timestep, from, to)| {
         // x + (x - denoised) / from * (to - from)
         let kept: f64 = to / from;
-        PlanStep { sample: kept, denoised: 1.0 - kept, ..step(training, timestep, from) }
+        PlanStep {
+            next: Mix { sample: kept, denoised: 1.0 - kept, ..Mix::default() },
+            ..step(training, timestep, from)
+        }
     };
     Ok(SamplingPlan {
         init_noise_sigma: init_noise_sigma(training, &levels),
         steps: levels.steps().map(rule).collect(),
     })
-}
-
-/// The levels of a request whose latents are `x0 + sigma * n`, the last one still missing.
-pub(super) fn levels(training: &TrainingSchedule, request: &PlanRequest) -> Levels {
-    let count = request.steps as usize;
-    if training.wants_karras(request.kind, request.sigma_schedule) {
-        Levels::karras(training, count)
-    } else {
-        Levels::spaced(training, count)
-    }
 }
 
 /// A step of such latents that does nothing yet.

@@ -1,7 +1,10 @@
-//! Which noise levels a sampler visits: timestep spacing, and Karras' levels.
+//! Which noise levels a sampler visits: timestep spacing, and where the levels of a sigma schedule lie.
 
-use super::TrainingSchedule;
+use super::betas::BetaSchedule;
+use super::schedules::{Ends, whole};
 use super::training::FinalSigma;
+use super::{PlanRequest, TrainingSchedule};
+use crate::domain::SigmaSchedule;
 
 /// How timesteps are spread over the training schedule (Lin et al. 2023, table 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,25 +27,42 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// Of the sigma samplers `EulerDiscreteScheduler` and `EulerAncestralDiscreteScheduler`, whose class default is
-    /// `linspace`; timesteps may be fractional.
-    pub(super) fn spaced(training: &TrainingSchedule, steps: usize) -> Self {
-        let table = training.sigmas();
-        let timesteps = training.sigma_spacing().timesteps(table.len(), steps, training.steps_offset());
-        // float32 in the reference, before the sigmas are looked up.
-        let timesteps: Vec<f64> = timesteps.into_iter().map(|timestep| f64::from(timestep as f32)).collect();
-        let sigmas = timesteps.iter().map(|&timestep| interpolated(&table, timestep)).collect();
+    /// Of a sampler whose latents are `x0 + sigma * n` (`EulerDiscreteScheduler` and its kin), the last level still
+    /// missing; timesteps may be fractional. A sigma schedule's curve runs between the first and the last spaced level.
+    pub(super) fn fractional(training: &TrainingSchedule, request: &PlanRequest) -> Self {
+        let spaced = Self::spaced(training, request.steps as usize);
+        let schedule = training.sigma_schedule(request.sigma_schedule);
+        // At least one step, so both ends exist.
+        let ends = Ends { largest: spaced.sigmas[0], smallest: spaced.sigmas[spaced.sigmas.len() - 1] };
+        let Some(sigmas) = training.scheduled(schedule, ends, request.steps as usize) else { return spaced };
+        let log_sigmas = log_table(&training.sigmas());
+        let timesteps = sigmas.iter().map(|&sigma| timestep_of(sigma, &log_sigmas)).collect();
         Self { timesteps, sigmas }
     }
 
-    /// Karras' levels between the largest and the smallest of the spaced ones, as `EulerDiscreteScheduler` makes them.
-    pub(super) fn karras(training: &TrainingSchedule, steps: usize) -> Self {
-        let spaced = Self::spaced(training, steps);
-        // At least one step, so both ends exist.
-        let (largest, smallest) = (spaced.sigmas[0], spaced.sigmas[spaced.sigmas.len() - 1]);
-        let sigmas = training.karras_sigmas(smallest, largest, steps);
-        let log_sigmas = log_table(&training.sigmas());
-        let timesteps = sigmas.iter().map(|&sigma| timestep_of(sigma, &log_sigmas)).collect();
+    /// Of a sampler whose latents keep unit variance and whose timesteps are whole (`DPMSolverMultistepScheduler` and its
+    /// kin), the last level still missing: by spacing, or by a sigma schedule whose curve runs over the whole table.
+    pub(super) fn whole(training: &TrainingSchedule, request: &PlanRequest, spaced: Vec<f64>) -> Self {
+        let table = training.sigmas();
+        let schedule = training.sigma_schedule(request.sigma_schedule);
+        let Some(sigmas) = training.scheduled(schedule, whole(&table), request.steps as usize) else {
+            let sigmas = spaced.iter().map(|&timestep| interpolated(&table, timestep)).collect();
+            return Self { timesteps: spaced, sigmas };
+        };
+        let log_sigmas = log_table(&table);
+        let timesteps = sigmas.iter().map(|&sigma| training.whole_timestep(schedule, timestep_of(sigma, &log_sigmas)));
+        Self { timesteps: timesteps.collect(), sigmas }
+    }
+
+    /// By the checkpoint's spacing, which is `linspace` when the file is silent.
+    fn spaced(training: &TrainingSchedule, steps: usize) -> Self {
+        let table = training.sigmas();
+        let timesteps = training.sigma_spacing().timesteps(table.len(), steps, training.steps_offset());
+        // Rounded in the reference before the sigmas are looked up.
+        let exact = training.class().double_timesteps;
+        let rounded = |timestep: f64| if exact { timestep } else { f64::from(timestep as f32) };
+        let timesteps: Vec<f64> = timesteps.into_iter().map(rounded).collect();
+        let sigmas = timesteps.iter().map(|&timestep| interpolated(&table, timestep)).collect();
         Self { timesteps, sigmas }
     }
 
@@ -89,7 +109,7 @@ impl TrainingSchedule {
     /// share of signal is 2^-24 instead of 0, so that sigma is about 4096 and not infinite.
     pub(super) fn sigmas(&self) -> Vec<f64> {
         let mut alphas: Vec<f64> = self.alphas_cumprod.iter().map(|&alpha| f64::from(alpha)).collect();
-        if self.zero_terminal_snr
+        if self.zero_terminal_snr()
             && let Some(last) = alphas.last_mut()
         {
             *last = LEAST_ALPHA_CUMPROD;
@@ -105,12 +125,17 @@ impl TrainingSchedule {
         }
     }
 
-    /// Karras et al. 2022, equation 5, with rho = 7; `sigma_min` and `sigma_max` of the file come first.
-    pub(super) fn karras_sigmas(&self, smallest: f64, largest: f64, steps: usize) -> Vec<f64> {
-        const RHO: f64 = 7.0;
-        let low = self.sigma_min.unwrap_or(smallest).powf(1.0 / RHO);
-        let high = self.sigma_max.unwrap_or(largest).powf(1.0 / RHO);
-        linspace(0.0, 1.0, steps).into_iter().map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
+    /// How the classes with whole timesteps round those of a sigma schedule: exponential and beta levels down, others to
+    /// the nearest, except Karras' with the cosine schedule in `DPMSolverMultistepScheduler`.
+    fn whole_timestep(&self, schedule: SigmaSchedule, timestep: f64) -> f64 {
+        let down = match schedule {
+            SigmaSchedule::Exponential | SigmaSchedule::Beta => true,
+            SigmaSchedule::Karras => {
+                self.class().truncates_cosine && self.beta_schedule() == BetaSchedule::SquaredCosCapV2
+            }
+            _ => false,
+        };
+        if down { timestep.trunc() } else { timestep.round_ties_even() }
     }
 }
 
@@ -179,11 +204,15 @@ pub(super) struct VpStep {
 }
 
 impl VpStep {
-    /// Karras' levels for these samplers, down to no noise.
-    pub(super) fn karras(training: &TrainingSchedule, steps: usize) -> Vec<Self> {
+    /// The levels of a sigma schedule for these samplers, down to no noise; `None` for the checkpoint's own. Their classes
+    /// have no such option: the levels are those of `EulerDiscreteScheduler`.
+    pub(super) fn scheduled(training: &TrainingSchedule, request: &PlanRequest) -> Option<Vec<Self>> {
+        if training.sigma_schedule(request.sigma_schedule) == SigmaSchedule::Default {
+            return None;
+        }
         let share = |sigma: f64| 1.0 / (sigma * sigma + 1.0);
-        let levels = Levels::karras(training, steps).ending_at(0.0);
-        levels.steps().map(|(timestep, from, to)| Self { timestep, from: share(from), to: share(to) }).collect()
+        let levels = Levels::fractional(training, request).ending_at(0.0);
+        Some(levels.steps().map(|(timestep, from, to)| Self { timestep, from: share(from), to: share(to) }).collect())
     }
 
     /// Whole timesteps of the classes whose default spacing is `leading`, or `None` where one lies beyond the schedule.

@@ -1,22 +1,29 @@
 //! Sigma schedules and step rules as `f64` arithmetic; no tensors, no noise, no network.
 //!
 //! Almost every sampler is linear in what it combines, so a [`SamplingPlan`] is a table of numbers computed before the
-//! first step. The engine applies row `i` of it to sample tensors:
+//! first step, one row a model evaluation. The engine applies row `i` of it to sample tensors:
 //!
 //! ```text
 //! model_input  = input_scale * x
 //! output       = network(model_input, timestep)
 //! raw          = denoised_from.sample * x + denoised_from.output * output      (prediction type and sigma are in here)
 //! denoised     = clip(raw, -clip_denoised, +clip_denoised)                     (only when the checkpoint asks for it)
-//! x'           = sample * x + denoised_weight * denoised + output_weight * output
-//!              + sum_k history[k] * denoised_of_k_steps_ago + noise * n        (n ~ N(0, I), from the sample's own generator)
+//! x'           = next(x, held, denoised, output, remembered, noise)            (a `Mix`: a weighted sum)
+//! held'        = hold(the same), where the row has one
+//! remembered'  = remember(the same) before what was remembered, where the row has one
 //! ```
 //!
-//! One file a step rule ([`ddpm`], [`ddim`], [`euler`], [`euler_ancestral`], [`dpmpp_2m`]); [`training`] reads what the
-//! checkpoint says of itself, [`betas`] makes its table of noise levels, [`levels`] picks the ones to visit.
+//! A rule of several evaluations a step (Heun's, say) holds the sample its step began with; a multistep rule remembers
+//! what earlier evaluations said; a stochastic one draws noise (n ~ N(0, I), from the sample's own generator) where a
+//! weight of it is not 0, and may weigh the draw before it again (`earlier_noise`). The engine knows none of them by name.
+//!
+//! One file a step rule; [`training`] reads what the checkpoint says of itself, [`classes`] what the reference takes for
+//! granted and [`refusals`] what cannot be honoured, [`betas`] makes the table of noise levels, [`levels`] and [`schedules`]
+//! pick the ones to visit.
 //!
 //! Choosing a sampler means what `X.from_config(pipe.scheduler.config)` means in diffusers: a key that
-//! `scheduler_config.json` lacks has class X's own default, and X's own way to read it.
+//! `scheduler_config.json` lacks has class X's own default, and X's own way to read it. `dpmpp_2s_a` and `dpmpp_3m_sde`, which
+//! diffusers lacks, are k-diffusion's.
 //!
 //! # How exact
 //!
@@ -26,20 +33,38 @@
 //! evaluated in double precision to 1e-9, and with the reference as it runs to the rounding of its single-precision
 //! steps. `tests/it/golden/samplers.rs` holds both.
 
+mod beta_distribution;
 mod betas;
+mod classes;
 mod ddim;
 mod ddpm;
+mod deis;
+mod dpm2;
+mod dpm_solver;
 mod dpmpp_2m;
+mod dpmpp_2s_ancestral;
+mod dpmpp_3m_sde;
+mod dpmpp_sde;
 mod error;
 mod euler;
 mod euler_ancestral;
+mod heun;
 mod keys;
+mod lcm;
 mod levels;
+mod lms;
+mod plan_step;
+mod pndm;
 mod prediction;
+mod refusals;
+mod schedules;
+mod tcd;
 mod training;
+mod unipc;
 
 pub use error::{Error, Result};
 pub use levels::TimestepSpacing;
+pub use plan_step::{DenoisedFrom, Mix, PlanStep};
 pub use prediction::PredictionType;
 pub use training::TrainingSchedule;
 
@@ -52,9 +77,10 @@ pub struct PlanRequest {
     pub kind: SamplerKind,
     /// Which noise levels it visits.
     pub sigma_schedule: SigmaSchedule,
-    /// Model evaluations, at least 1 and at most the training schedule's timesteps.
+    /// Steps a person counts, at least 1 and at most the training schedule's timesteps; some samplers evaluate the network
+    /// more often.
     pub steps: u32,
-    /// DDIM's share of fresh noise, 0 to 1; the others ignore it.
+    /// DDIM's share of fresh noise or TCD's gamma, 0 to 1; the others ignore it.
     pub eta: f64,
 }
 
@@ -65,41 +91,6 @@ pub struct SamplingPlan {
     pub init_noise_sigma: f64,
     /// One row a model evaluation, first to last.
     pub steps: Vec<PlanStep>,
-}
-
-/// One model evaluation and the update after it; the module's head comment has the formula.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlanStep {
-    /// What the network is told, in the units of the training schedule (0 to 999 for 1000 steps; may be fractional).
-    pub timestep: f64,
-    /// Noise level before the step, as sigma of `x0 + sigma * n`; about 4096 where it is infinite (zero terminal SNR): for people, no
-    /// rule uses it.
-    pub sigma: f64,
-    /// The network's input is this times `x`.
-    pub input_scale: f64,
-    /// How `x` and the network's output give the denoised sample.
-    pub denoised_from: DenoisedFrom,
-    /// Clip the denoised sample to plus/minus this (diffusers `clip_sample_range`).
-    pub clip_denoised: Option<f64>,
-    /// Weight of `x`.
-    pub sample: f64,
-    /// Weight of the (clipped) denoised sample.
-    pub denoised: f64,
-    /// Weight of the network's raw (guided) output.
-    pub output: f64,
-    /// Weights of earlier denoised samples, the latest first.
-    pub history: Vec<f64>,
-    /// Weight of fresh standard normal noise; 0 draws none.
-    pub noise: f64,
-}
-
-/// `denoised = sample * x + output * network_output`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DenoisedFrom {
-    /// Weight of `x`.
-    pub sample: f64,
-    /// Weight of the network's output.
-    pub output: f64,
 }
 
 impl SamplingPlan {
@@ -119,12 +110,26 @@ impl SamplingPlan {
             return Err(Error::Eta { eta: request.eta });
         }
         training.refusal(request.kind)?;
+        let training = training.read_by(request.kind);
+        let training = training.as_ref();
         let plan = match request.kind {
             SamplerKind::Ddpm => ddpm::plan(training, request),
             SamplerKind::Ddim => ddim::plan(training, request),
             SamplerKind::Euler => euler::plan(training, request),
             SamplerKind::EulerAncestral => euler_ancestral::plan(training, request),
-            SamplerKind::DpmPp2m => dpmpp_2m::plan(training, request),
+            SamplerKind::Heun => heun::plan(training, request),
+            SamplerKind::Dpm2 | SamplerKind::Dpm2Ancestral => dpm2::plan(training, request),
+            SamplerKind::Lms => lms::plan(training, request),
+            SamplerKind::DpmPp2m | SamplerKind::DpmPp2mSde => dpmpp_2m::plan(training, request),
+            SamplerKind::DpmPp2sAncestral => dpmpp_2s_ancestral::plan(training, request),
+            SamplerKind::DpmPpSde => dpmpp_sde::plan(training, request),
+            SamplerKind::DpmPp3mSde => dpmpp_3m_sde::plan(training, request),
+            SamplerKind::DpmSolver => dpm_solver::plan(training, request),
+            SamplerKind::UniPc => unipc::plan(training, request),
+            SamplerKind::Deis => deis::plan(training, request),
+            SamplerKind::Pndm => pndm::plan(training, request),
+            SamplerKind::Lcm => lcm::plan(training, request),
+            SamplerKind::Tcd => tcd::plan(training, request),
         }?;
         plan.refuse_unsound(request)?;
         Ok(plan)
@@ -132,16 +137,27 @@ impl SamplingPlan {
 
     /// Whether this sampler can draw with this checkpoint at all.
     ///
-    /// Every sampler takes every sigma schedule: where diffusers' class has no Karras option (`ddpm`, `ddim`,
-    /// `euler_a`), `karras` means the levels that `EulerDiscreteScheduler` visits with it.
+    /// Every sampler takes every sigma schedule: where diffusers' class has no such option (`ddpm`, `ddim`, `euler_a`,
+    /// `pndm`, `lcm`, `tcd`, and `karras`, `exponential` and `beta` alone for the others), the name means the levels that
+    /// `EulerDiscreteScheduler` would visit with it.
     pub fn supports(training: &TrainingSchedule, kind: SamplerKind, sigma_schedule: SigmaSchedule) -> bool {
-        let steps = (training.num_train_timesteps() as u32 - 1).clamp(1, 10);
+        let most = (training.num_train_timesteps() - 1).clamp(1, 10);
+        let steps = match kind {
+            SamplerKind::Lcm | SamplerKind::Tcd => most.min(training.original_inference_steps.max(1)),
+            _ => most,
+        };
+        let steps = steps as u32;
         Self::build(training, &PlanRequest { kind, sigma_schedule, steps, eta: 0.0 }).is_ok()
     }
 
-    /// How many earlier denoised samples must be kept.
-    pub fn history_len(&self) -> usize {
-        self.steps.iter().map(|step| step.history.len()).max().unwrap_or(0)
+    /// How many of the remembered tensors must be kept.
+    pub fn memory_len(&self) -> usize {
+        self.steps.iter().flat_map(PlanStep::mixes).map(|mix| mix.remembered.len()).max().unwrap_or(0)
+    }
+
+    /// Whether a draw of noise must be kept for the evaluation after it.
+    pub fn keeps_noise(&self) -> bool {
+        self.steps.iter().flat_map(PlanStep::mixes).any(|mix| mix.earlier_noise != 0.0)
     }
 
     fn refuse_unsound(&self, request: &PlanRequest) -> Result<()> {
@@ -150,40 +166,6 @@ impl SamplingPlan {
             None if self.init_noise_sigma.is_finite() => Ok(()),
             bad => Err(Error::Unsound { request: *request, step: bad.unwrap_or(0) }),
         }
-    }
-}
-
-impl PlanStep {
-    /// A step that does nothing yet.
-    fn at(timestep: f64, sigma: f64, denoised_from: DenoisedFrom) -> Self {
-        Self {
-            timestep,
-            sigma,
-            input_scale: 1.0,
-            denoised_from,
-            clip_denoised: None,
-            sample: 0.0,
-            denoised: 0.0,
-            output: 0.0,
-            history: Vec::new(),
-            noise: 0.0,
-        }
-    }
-
-    fn numbers(&self) -> impl Iterator<Item = f64> {
-        let fixed = [
-            self.timestep,
-            self.sigma,
-            self.input_scale,
-            self.denoised_from.sample,
-            self.denoised_from.output,
-            self.clip_denoised.unwrap_or(0.0),
-            self.sample,
-            self.denoised,
-            self.output,
-            self.noise,
-        ];
-        fixed.into_iter().chain(self.history.iter().copied())
     }
 }
 

@@ -23,6 +23,15 @@ impl PredictionType {
         }
     }
 
+    /// The noise in such latents, as weights of `x` and of the output.
+    pub(super) fn noise_vp(self, alpha: f64, sigma: f64) -> DenoisedFrom {
+        match self {
+            Self::Epsilon => DenoisedFrom { sample: 0.0, output: 1.0 },
+            Self::V => DenoisedFrom { sample: sigma, output: alpha },
+            Self::Sample => DenoisedFrom { sample: 1.0 / sigma, output: -alpha / sigma },
+        }
+    }
+
     /// For latents `x = x0 + sigma * n`, whose network input is `x / sqrt(sigma^2 + 1)`.
     pub(super) fn denoised_ve(self, sigma: f64) -> DenoisedFrom {
         let variance = sigma * sigma + 1.0;

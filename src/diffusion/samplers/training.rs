@@ -2,8 +2,12 @@
 
 use crate::domain::{SamplerKind, SigmaSchedule};
 
-use super::betas::{self, BetaSchedule};
+use std::borrow::Cow;
+
+use super::betas::{BetaSchedule, BetaTable};
+use super::classes::Class;
 use super::keys::Keys;
+use super::refusals::{Refusal, refusals};
 use super::{Error, PredictionType, Result, TimestepSpacing};
 
 /// More timesteps than any checkpoint has; keeps a broken file from asking for gigabytes.
@@ -14,22 +18,31 @@ const MOST_TIMESTEPS: usize = 100_000;
 /// Options keep whether the file named them, because samplers differ in what they take for granted otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingSchedule {
+    /// The class of the sampler that reads this: what it takes for granted, and minds.
+    class: Class,
+    betas: BetaTable,
     /// Share of signal left at each timestep; falls, and ends at exactly 0 with zero terminal SNR.
     pub(super) alphas_cumprod: Vec<f32>,
-    pub(super) beta_schedule: BetaSchedule,
-    pub(super) zero_terminal_snr: bool,
     pub(super) prediction_type: PredictionType,
     pub(super) timestep_spacing: Option<TimestepSpacing>,
     steps_offset: Option<usize>,
     clip_sample: Option<bool>,
     clip_sample_range: f64,
-    pub(super) set_alpha_to_one: bool,
+    set_alpha_to_one: Option<bool>,
     pub(super) variance: Variance,
     pub(super) final_sigma: FinalSigma,
     pub(super) sigma_min: Option<f64>,
     pub(super) sigma_max: Option<f64>,
-    use_karras_sigmas: bool,
+    /// Of `use_karras_sigmas` and its kin.
+    wished: SigmaSchedule,
     pub(super) multistep: Multistep,
+    /// Corrector steps that UniPC leaves out, by the index of the step before them.
+    pub(super) disable_corrector: Vec<usize>,
+    pub(super) unipc_bh1: bool,
+    pub(super) skip_prk_steps: bool,
+    /// Steps of the teacher that an LCM or TCD model was distilled from.
+    pub(super) original_inference_steps: usize,
+    pub(super) timestep_scaling: f64,
     refusals: Vec<Refusal>,
 }
 
@@ -47,7 +60,7 @@ pub(super) enum FinalSigma {
     SigmaMin,
 }
 
-/// Options of the multistep solver (diffusers `DPMSolverMultistepScheduler`).
+/// Options of the solvers that combine several denoised samples (diffusers `DPMSolverMultistepScheduler` and its kin).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Multistep {
     /// 1 to 3.
@@ -55,7 +68,8 @@ pub(super) struct Multistep {
     /// Adds noise each step (`sde-dpmsolver++`).
     pub(super) stochastic: bool,
     pub(super) correction: Correction,
-    pub(super) lower_order_final: bool,
+    /// What the class takes for granted differs.
+    pub(super) lower_order_final: Option<bool>,
     pub(super) euler_at_final: bool,
     /// Levels with a smaller log signal-to-noise ratio are not visited.
     pub(super) lambda_min_clipped: f64,
@@ -66,15 +80,6 @@ pub(super) struct Multistep {
 pub(super) enum Correction {
     Midpoint,
     Heun,
-}
-
-/// A key one sampler's class reads and cannot be given here.
-#[derive(Clone, Debug, PartialEq)]
-struct Refusal {
-    kind: SamplerKind,
-    key: &'static str,
-    value: String,
-    supported: &'static str,
 }
 
 impl TrainingSchedule {
@@ -91,19 +96,19 @@ impl TrainingSchedule {
         if num_train_timesteps == 0 {
             return Err(keys.fault("num_train_timesteps", &format!("1 to {MOST_TIMESTEPS}")));
         }
-        let beta_schedule = keys.word("beta_schedule", BETA_SCHEDULES)?.unwrap_or(BetaSchedule::Linear);
-        let zero_terminal_snr = keys.flag("rescale_betas_zero_snr")?.unwrap_or(false);
+        let betas = BetaTable::read(&keys, num_train_timesteps)?;
+        let class = Class::of(SamplerKind::Ddim);
         let positive = |number: f64| number > 0.0;
         Ok(Self {
-            alphas_cumprod: alphas_cumprod(&keys, beta_schedule, num_train_timesteps, zero_terminal_snr)?,
-            beta_schedule,
-            zero_terminal_snr,
+            class,
+            alphas_cumprod: betas.alphas_cumprod(&class),
+            betas,
             prediction_type: keys.word("prediction_type", PREDICTION_TYPES)?.unwrap_or(PredictionType::Epsilon),
             timestep_spacing: keys.word("timestep_spacing", SPACINGS)?,
             steps_offset: keys.count("steps_offset", num_train_timesteps)?,
             clip_sample: keys.flag("clip_sample")?,
             clip_sample_range: keys.number("clip_sample_range", "a number above 0", positive)?.unwrap_or(1.0),
-            set_alpha_to_one: keys.flag("set_alpha_to_one")?.unwrap_or(true),
+            set_alpha_to_one: keys.flag("set_alpha_to_one")?,
             variance: match keys.get("variance_type").and_then(|value| value.as_str()) {
                 Some("fixed_large") => Variance::FixedLarge,
                 _ => Variance::FixedSmall,
@@ -111,9 +116,19 @@ impl TrainingSchedule {
             final_sigma: keys.word("final_sigmas_type", FINAL_SIGMAS)?.unwrap_or(FinalSigma::Zero),
             sigma_min: keys.number("sigma_min", "null, or a number above 0", positive)?,
             sigma_max: keys.number("sigma_max", "null, or a number above 0", positive)?,
-            use_karras_sigmas: keys.flag("use_karras_sigmas")?.unwrap_or(false),
+            wished: wished(&keys)?,
             multistep: multistep(&keys)?,
-            refusals: refusals(&keys)?,
+            disable_corrector: keys
+                .numbers("disable_corrector")?
+                .unwrap_or_default()
+                .into_iter()
+                .map(|at| at as usize)
+                .collect(),
+            unipc_bh1: keys.get("solver_type").and_then(|value| value.as_str()) == Some("bh1"),
+            skip_prk_steps: keys.flag("skip_prk_steps")?.unwrap_or(false),
+            original_inference_steps: keys.count("original_inference_steps", MOST_TIMESTEPS)?.unwrap_or(50),
+            timestep_scaling: keys.number("timestep_scaling", "a number above 0", positive)?.unwrap_or(10.0),
+            refusals: refusals(&keys, num_train_timesteps)?,
         })
     }
 
@@ -139,7 +154,8 @@ impl TrainingSchedule {
         self.prediction_type
     }
 
-    /// Share of signal left at each timestep, as the reference's `alphas_cumprod` in float32.
+    /// Share of signal left at each timestep, as the reference's `alphas_cumprod` in float32; what the file lacks as in
+    /// `DDIMScheduler`.
     pub fn alphas_cumprod(&self) -> &[f32] {
         &self.alphas_cumprod
     }
@@ -149,15 +165,41 @@ impl TrainingSchedule {
         self.steps_offset.unwrap_or(0)
     }
 
-    /// Where the denoised sample is clipped; the classes that know clipping take it for granted, at 1.
+    /// Where the denoised sample is clipped, by a class that knows clipping.
     pub(super) fn clip_denoised(&self) -> Option<f64> {
-        self.clip_sample.unwrap_or(true).then_some(self.clip_sample_range)
+        let clips = self.class.clips.is_some_and(|default| self.clip_sample.unwrap_or(default));
+        clips.then_some(self.clip_sample_range)
     }
 
-    /// Whether the levels are Karras': because the request says so, or because the file does and the sampler's class reads it.
-    pub(super) fn wants_karras(&self, kind: SamplerKind, schedule: SigmaSchedule) -> bool {
-        let class_reads_it = matches!(kind, SamplerKind::Euler | SamplerKind::DpmPp2m);
-        schedule == SigmaSchedule::Karras || (class_reads_it && self.use_karras_sigmas)
+    /// Whether the step that leads below the first timestep ends without noise.
+    pub(super) fn set_alpha_to_one(&self) -> bool {
+        self.set_alpha_to_one.unwrap_or(self.class.set_alpha_to_one)
+    }
+
+    /// Which levels: as the request says or, when it says nothing, as the file does and the sampler's class reads it.
+    pub(super) fn sigma_schedule(&self, asked: SigmaSchedule) -> SigmaSchedule {
+        if asked == SigmaSchedule::Default && self.class.reads_sigma_wishes { self.wished } else { asked }
+    }
+
+    pub(super) fn class(&self) -> &Class {
+        &self.class
+    }
+
+    pub(super) fn beta_schedule(&self) -> BetaSchedule {
+        self.betas.schedule(&self.class)
+    }
+
+    pub(super) fn zero_terminal_snr(&self) -> bool {
+        self.betas.zero_terminal_snr(&self.class)
+    }
+
+    /// As the class of this sampler reads the file: its own defaults for what the file lacks.
+    pub(super) fn read_by(&self, kind: SamplerKind) -> Cow<'_, Self> {
+        let class = Class::of(kind);
+        if class == self.class {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { class, alphas_cumprod: self.betas.alphas_cumprod(&class), ..self.clone() })
     }
 
     /// The first thing in the file this sampler cannot honour.
@@ -174,11 +216,6 @@ impl TrainingSchedule {
     }
 }
 
-const BETA_SCHEDULES: &[(&str, BetaSchedule)] = &[
-    ("linear", BetaSchedule::Linear),
-    ("scaled_linear", BetaSchedule::ScaledLinear),
-    ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
-];
 const PREDICTION_TYPES: &[(&str, PredictionType)] =
     &[("epsilon", PredictionType::Epsilon), ("v_prediction", PredictionType::V), ("sample", PredictionType::Sample)];
 const SPACINGS: &[(&str, TimestepSpacing)] = &[
@@ -197,28 +234,23 @@ fn refuse_other_families(keys: &Keys) -> Result<()> {
     Ok(())
 }
 
-fn alphas_cumprod(keys: &Keys, schedule: BetaSchedule, count: usize, zero_terminal_snr: bool) -> Result<Vec<f32>> {
-    let share = |number: f64| number > 0.0 && number < 1.0;
-    let start = keys.number("beta_start", "a number between 0 and 1", share)?.unwrap_or(0.0001);
-    let end = keys.number("beta_end", "a number between 0 and 1", share)?.unwrap_or(0.02);
-    let betas = match keys.numbers("trained_betas")? {
-        Some(trained) if trained.len() == count && trained.iter().all(|beta| share(*beta)) => {
-            trained.into_iter().map(|beta| beta as f32).collect()
+fn wished(keys: &Keys) -> Result<SigmaSchedule> {
+    let mut wished = SigmaSchedule::Default;
+    // Where several are true, the classes that read them refuse the file (see `refusals`).
+    for (key, schedule) in SIGMA_WISHES {
+        if keys.flag(key)? == Some(true) {
+            wished = *schedule;
         }
-        Some(_) => {
-            let supported = format!("null, or `num_train_timesteps` = {count} numbers between 0 and 1");
-            return Err(keys.fault("trained_betas", &supported));
-        }
-        None => betas::betas(schedule, start, end, count),
-    };
-    if !zero_terminal_snr {
-        return Ok(betas::alphas_cumprod(&betas));
     }
-    if count < 2 {
-        return Err(keys.fault("rescale_betas_zero_snr", "false for a schedule of one timestep"));
-    }
-    Ok(betas::alphas_cumprod(&betas::rescale_zero_terminal_snr(&betas)))
+    Ok(wished)
 }
+
+/// Keys that ask for a sigma schedule.
+pub(super) const SIGMA_WISHES: &[(&str, SigmaSchedule)] = &[
+    ("use_karras_sigmas", SigmaSchedule::Karras),
+    ("use_exponential_sigmas", SigmaSchedule::Exponential),
+    ("use_beta_sigmas", SigmaSchedule::Beta),
+];
 
 fn multistep(keys: &Keys) -> Result<Multistep> {
     // What is refused in `refusals` may be anything here. Python's -Infinity, the default, arrives as a word.
@@ -233,57 +265,8 @@ fn multistep(keys: &Keys) -> Result<Multistep> {
             Some("heun") => Correction::Heun,
             _ => Correction::Midpoint,
         },
-        lower_order_final: keys.flag("lower_order_final")?.unwrap_or(true),
+        lower_order_final: keys.flag("lower_order_final")?,
         euler_at_final: keys.flag("euler_at_final")?.unwrap_or(false),
         lambda_min_clipped: lambda_min_clipped.unwrap_or(f64::NEG_INFINITY),
     })
-}
-
-/// What single samplers cannot honour, by the keys their diffusers classes read.
-fn refusals(keys: &Keys) -> Result<Vec<Refusal>> {
-    use SamplerKind::{Ddim, Ddpm, DpmPp2m, Euler};
-
-    let mut refusals = Vec::new();
-    let mut refuse = |kinds: &[SamplerKind], key: &'static str, supported: &'static str| {
-        refusals.extend(kinds.iter().map(|&kind| Refusal { kind, key, value: keys.shown(key), supported }));
-    };
-    for (key, readers) in [
-        ("thresholding", &[Ddpm, Ddim, DpmPp2m][..]),
-        ("use_exponential_sigmas", &[Euler, DpmPp2m]),
-        ("use_beta_sigmas", &[Euler, DpmPp2m]),
-        ("use_lu_lambdas", &[DpmPp2m]),
-        ("use_flow_sigmas", &[DpmPp2m]),
-    ] {
-        if keys.flag(key)? == Some(true) {
-            refuse(readers, key, "false");
-        }
-    }
-    let word = |key: &str| keys.get(key).map(|value| value.as_str().unwrap_or_default());
-    if keys.contains("variance_type") && !keys.shown("variance_type").eq("null") {
-        let variance = word("variance_type").unwrap_or_default();
-        if !["fixed_small", "fixed_small_log", "fixed_large"].contains(&variance) {
-            refuse(&[Ddpm], "variance_type", "null, \"fixed_small\", \"fixed_small_log\", \"fixed_large\"");
-        }
-        if variance.starts_with("learned") {
-            refuse(&[DpmPp2m], "variance_type", "null");
-        }
-    }
-    if word("interpolation_type").is_some_and(|word| word != "linear") {
-        refuse(&[Euler], "interpolation_type", "\"linear\"");
-    }
-    if word("timestep_type") == Some("continuous") && word("prediction_type") == Some("v_prediction") {
-        refuse(&[Euler], "timestep_type", "\"discrete\"");
-    }
-    // "deis" is another class's word, which diffusers reads as "dpmsolver++".
-    if word("algorithm_type").is_some_and(|word| !["dpmsolver++", "sde-dpmsolver++", "deis"].contains(&word)) {
-        refuse(&[DpmPp2m], "algorithm_type", "\"dpmsolver++\", \"sde-dpmsolver++\"");
-    }
-    // The last three are other classes' words too, which diffusers reads as "midpoint".
-    if word("solver_type").is_some_and(|word| !["midpoint", "heun", "logrho", "bh1", "bh2"].contains(&word)) {
-        refuse(&[DpmPp2m], "solver_type", "\"midpoint\", \"heun\"");
-    }
-    if keys.get("solver_order").is_some_and(|order| ![Some(1), Some(2), Some(3)].contains(&order.as_u64())) {
-        refuse(&[DpmPp2m], "solver_order", "1, 2, 3");
-    }
-    Ok(refusals)
 }

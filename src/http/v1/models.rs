@@ -49,18 +49,12 @@ pub(in crate::http) async fn model(State(door): State<Door>, Path(id): Path<Stri
 /// Samplers and sigma schedules this server knows; which of them a model takes stands in /v1/models.
 #[utoipa::path(get, path = "/v1/samplers", tag = "models", responses((status = 200, description = "{samplers: [...], sigma_schedules: [...]}", body = Value)))]
 pub(in crate::http) async fn samplers() -> Json<Value> {
-    let label = |kind: SamplerKind| match kind {
-        SamplerKind::Ddpm => ("DDPM", "DDPMScheduler"),
-        SamplerKind::Ddim => ("DDIM", "DDIMScheduler"),
-        SamplerKind::Euler => ("Euler", "EulerDiscreteScheduler"),
-        SamplerKind::EulerAncestral => ("Euler a", "EulerAncestralDiscreteScheduler"),
-        SamplerKind::DpmPp2m => ("DPM++ 2M", "DPMSolverMultistepScheduler"),
-    };
     let samplers: Vec<Value> = SamplerKind::ALL
         .iter()
-        .map(|kind| json!({"name": kind.name(), "label": label(*kind).0, "diffusers": label(*kind).1}))
+        .map(|kind| json!({"name": kind.name(), "label": kind.label(), "diffusers": kind.diffusers_class()}))
         .collect();
-    let schedules: Vec<Value> = SigmaSchedule::ALL.iter().map(|schedule| json!({"name": schedule.name()})).collect();
+    let schedules: Vec<Value> =
+        SigmaSchedule::ALL.iter().map(|schedule| json!({"name": schedule.name(), "label": schedule.label()})).collect();
     Json(json!({"samplers": samplers, "sigma_schedules": schedules}))
 }
 

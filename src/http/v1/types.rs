@@ -29,11 +29,11 @@ pub(in crate::http) struct CreateJobBody {
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
     guidance_scale: Option<f64>,
-    /// The sampler: `ddpm`, `ddim`, `euler`, `euler_a`, `dpmpp_2m`.
+    /// The sampler: a name of `GET /v1/samplers`, diffusers' class or A1111's label of it.
     sampler: Option<String>,
-    /// Which noise levels it visits: `default`, `karras`.
+    /// Which noise levels it visits: `default`, `karras` or another name of `GET /v1/samplers`.
     sigma_schedule: Option<String>,
-    /// DDIM's eta, 0 to 1.
+    /// Share of fresh noise of `ddim` and `tcd`, 0 to 1; the others ignore it.
     eta: Option<f64>,
     /// 0 to 2^63-1; drawn and reported when absent. The same seed gives the same picture.
     seed: Option<u64>,

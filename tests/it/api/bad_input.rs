@@ -23,6 +23,8 @@ async fn each_faulty_field_is_named_with_what_is_allowed() {
         (json!({"guidance_scale": 1e300}), "guidance_scale", "from 0 to 100"),
         (json!({"guidance_scale": -1}), "guidance_scale", "from 0 to 100"),
         (json!({"sampler": "eulr"}), "sampler", "`euler`"),
+        (json!({"sampler": "DPM++ 2M Karass"}), "sampler", "`dpmpp_2m`"),
+        (json!({"sampler": "DPM++ 2M Karras", "sigma_schedule": "beta"}), "sigma_schedule", "is not `karras`"),
         (json!({"sigma_schedule": "linear"}), "sigma_schedule", "`karras`"),
         (json!({"model": "sdxl"}), "model", "`tiny-sd`"),
         (json!({"widht": 64}), "widht", "did you mean `width`?"),

@@ -49,6 +49,26 @@ async fn the_resolved_request_can_be_sent_again_and_gives_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn samplers_answer_to_the_names_of_other_programs() {
+    let app = TestApp::builder().start().await;
+    for (asked, sampler, schedule) in [
+        (json!({"sampler": "DPM++ 2M SDE Karras"}), "dpmpp_2m_sde", "karras"),
+        (json!({"sampler": "DPM++ 2M SDE Karras", "sigma_schedule": "Karras"}), "dpmpp_2m_sde", "karras"),
+        (json!({"sampler": "HeunDiscreteScheduler", "sigma_schedule": "SGM Uniform"}), "heun", "sgm_uniform"),
+        (json!({"sampler": "Euler a"}), "euler_a", "default"),
+    ] {
+        let job = app.submit(&with(body("a house", 1), asked.clone())).await;
+        assert_eq!(
+            (job["request"]["sampler"].as_str(), job["request"]["sigma_schedule"].as_str()),
+            (Some(sampler), Some(schedule)),
+            "{asked}"
+        );
+        assert_eq!(app.ended(job["id"].as_str().unwrap()).await["status"], "succeeded", "{asked}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn the_same_seed_gives_the_same_bytes_alone_and_among_fifteen_others() {
     let gate = Arc::new(Gate::default());
     let app = TestApp::builder().fault(gate.hook()).start().await;

@@ -40,7 +40,8 @@ async fn twenty_jobs_outlive_kill_9() {
 #[tokio::test]
 async fn sigterm_lets_a_job_aboard_finish_and_answers_who_waits_for_it() {
     let data = tempfile::tempdir().unwrap();
-    let server = Server::start(data.path(), &[]);
+    // No hurry: what is tested is that a drain waits, not how fast this machine draws.
+    let server = Server::start(data.path(), &[("DARKROOM_SERVER__DRAIN_S", "200")]);
     let waiting = tokio::spawn(server.post(&request(7, LONG)).header("accept", "image/png").send());
     // The only job there is.
     let job = loop {

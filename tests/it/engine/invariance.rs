@@ -67,7 +67,20 @@ fn schedules(requests: usize) -> impl Strategy<Value = Schedule> {
 
 /// Requests that differ in all that may differ, in two sizes.
 fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<GenerationRequest> {
-    let samplers = ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"];
+    let samplers = [
+        "ddpm",
+        "heun",
+        "ddim",
+        "dpmpp_sde",
+        "euler",
+        "unipc",
+        "euler_a",
+        "dpmpp_2s_a",
+        "dpmpp_2m",
+        "dpm2_a",
+        "lms",
+        "dpmpp_3m_sde",
+    ];
     let span = steps.end - steps.start;
     let make = |k: u64| {
         let draft = RequestDraft {
@@ -77,7 +90,7 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             height: Some(sides[0]),
             steps: Some((steps.start + k % span) as i64),
             guidance_scale: Some([1.0, 3.0, 7.5, 1.0][(k % 4) as usize]),
-            sampler: Some(samplers[(k / 2 % 5) as usize].to_owned()),
+            sampler: Some(samplers[(k / 2 % 12) as usize].to_owned()),
             sigma_schedule: k.is_multiple_of(3).then(|| "karras".to_owned()),
             eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
             num_images: Some(1 + i64::from(k % 7 == 6)),

@@ -72,10 +72,27 @@ fn job(draft: RequestDraft) -> (JobId, GenerationRequest) {
 
 /// Sixteen jobs of one group that differ in all that may differ: prompt, seed, sampler, guidance, number of pictures.
 fn sixteen() -> Vec<(JobId, GenerationRequest)> {
-    let samplers = ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"];
+    let samplers = [
+        "ddpm",
+        "heun",
+        "euler",
+        "euler_a",
+        "dpmpp_2m",
+        "ddim",
+        "dpmpp_sde",
+        "unipc",
+        "dpm2_a",
+        "pndm",
+        "dpmpp_2s_a",
+        "dpmpp_3m_sde",
+        "lms",
+        "tcd",
+        "deis",
+        "dpm_solver",
+    ];
     let make = |k: usize| RequestDraft {
         guidance_scale: Some([1.0, 3.0, 7.5][k % 3]),
-        sampler: Some(samplers[k % 5].to_owned()),
+        sampler: Some(samplers[k].to_owned()),
         eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
         num_images: Some(1 + (k % 4 == 3) as i64),
         ..draft(&format!("picture number {k}"), 1000 + k as u64)
@@ -172,6 +189,21 @@ fn one_guilty_job_fails_alone_whatever_its_fault() {
         for (id, request) in jobs.iter().filter(|(id, _)| *id != guilty) {
             assert!(together[&(*id, 0)] == alone(request)[0], "{fault:?} {}", request.prompt());
         }
+    }
+}
+
+#[test]
+fn progress_counts_steps_and_not_evaluations() {
+    for (sampler, evaluations) in [("euler", 4), ("heun", 7), ("pndm", 13)] {
+        let draft = RequestDraft { sampler: Some(sampler.to_owned()), ..draft("a house", 1) };
+        let events = run_together(&[job(draft)], EngineOptions::default(), |_, _| {});
+        let progress = events.iter().filter_map(|event| match event {
+            EngineEvent::Progress { step, total, .. } => Some((*step, *total)),
+            _ => None,
+        });
+        assert_eq!(progress.collect::<Vec<_>>(), [(1, 4), (2, 4), (3, 4), (4, 4)], "{sampler}");
+        let batches = events.iter().filter(|event| matches!(event, EngineEvent::Batch(_))).count();
+        assert_eq!(batches, evaluations, "{sampler}");
     }
 }
 

@@ -1,6 +1,10 @@
 //! Whole pictures: the same checkpoint, prompt and seed give diffusers' picture.
 
+use std::sync::Arc;
+
+use candle_core::Tensor;
 use darkroom::diffusion::engine::{EngineOptions, draw};
+use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::RequestDraft;
 
 use super::networks::goldens;
@@ -27,28 +31,47 @@ fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
     }
 }
 
+/// How far the picture is off; fails where it is too far.
+fn assert_same(what: &str, pipeline: &Arc<dyn Pipeline>, request: RequestDraft, reference: &Tensor) -> String {
+    let request = checked(request, pipeline.as_ref());
+    let picture = draw(pipeline.clone(), request, EngineOptions::default(), |_| {}).expect("draws").remove(0);
+    let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();
+    let differences: Vec<u8> = picture.pixels().iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).collect();
+    assert_eq!(differences.len(), reference.len(), "{what}");
+    let worst = differences.iter().max().unwrap();
+    let same = differences.iter().filter(|d| **d == 0).count() as f64 / differences.len() as f64;
+    assert!(*worst <= TOLERANCE && same >= IDENTICAL, "{what}: worst {worst}, identical {same}");
+    format!("{what}: worst {worst}, identical {same:.5}")
+}
+
 #[test]
 fn every_sampler_draws_the_reference_picture() {
     for style in ["tiny-sd", "tiny-sd2"] {
         let (golden, pipeline) = (goldens(style), pipeline(style));
         for sampler in ["ddpm", "ddim", "euler", "euler_a", "dpmpp_2m"] {
             for tag in ["guided", "plain"] {
-                let request = checked(request(style, sampler, tag), pipeline.as_ref());
-                let picture =
-                    draw(pipeline.clone(), request, EngineOptions::default(), |_| {}).expect("draws").remove(0);
                 let reference = &golden[&format!("{sampler}.{tag}.picture")];
-                let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();
-                let differences: Vec<u8> =
-                    picture.pixels().iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).collect();
-                assert_eq!(differences.len(), reference.len());
-                let worst = differences.iter().max().unwrap();
-                let same = differences.iter().filter(|d| **d == 0).count() as f64 / differences.len() as f64;
-                println!("{style} {sampler} {tag}: worst {worst}, identical {same:.5}");
-                assert!(
-                    *worst <= TOLERANCE && same >= IDENTICAL,
-                    "{style} {sampler} {tag}: worst {worst}, identical {same}"
-                );
+                let what = format!("{style} {sampler} {tag}");
+                println!("{}", assert_same(&what, &pipeline, request(style, sampler, tag), reference));
             }
+        }
+    }
+}
+
+/// The rules of several evaluations a step, of history, or of noise within a step, with sigma schedules.
+#[test]
+fn samplers_of_more_than_one_evaluation_or_draw_give_the_reference_picture() {
+    for style in ["tiny-sd", "tiny-sd2"] {
+        let (golden, pipeline) = (goldens(&format!("{style}-samplers")), pipeline(style));
+        assert_eq!(golden.len(), 30, "15 pairs of sampler and schedule, guided and not");
+        for (name, reference) in &golden {
+            let [sampler, schedule, tag] = name.split('.').collect::<Vec<_>>().try_into().unwrap();
+            let asked = RequestDraft {
+                sigma_schedule: Some(schedule.to_owned()),
+                eta: (sampler == "tcd").then_some(0.3),
+                ..request(style, sampler, tag)
+            };
+            println!("{}", assert_same(&format!("{style} {name}"), &pipeline, asked, reference));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every sampler's levels and whole trajectories against diffusers. `tests/fixtures/samplers/make_samplers.py` made the
 //! reference and says how.
 
-use darkroom::diffusion::samplers::{PlanRequest, PlanStep, SamplingPlan, TrainingSchedule};
+use darkroom::diffusion::samplers::{Mix, PlanRequest, PlanStep, SamplingPlan, TrainingSchedule};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,6 +13,11 @@ const DOUBLE: f64 = 1e-9;
 /// rounding: over those 3,474 cases 1.1e-5 at worst (DDPM in 999 steps), whether the plan is applied in double precision
 /// or, as an engine does, in single.
 const SINGLE: f64 = 5e-5;
+
+/// The same of samplers whose reference takes differences of nearly equal numbers (logarithms of levels in DEIS, slopes over
+/// sigma in Heun's rule, shares of signal in PNDM). Their worst cases begin at sigma 20,000, where the cosine schedule ends:
+/// DEIS 1.1e-3, PNDM 3.6e-4, Heun 1.1e-4; without that schedule they are within `SINGLE` but for DEIS in 600 steps, 1.2e-4.
+const SINGLE_OF_DIFFERENCES: f64 = 2e-3;
 
 /// Our table with zero terminal SNR against the one of the machine that made the fixture, relative: PyTorch's square root
 /// there is off by one unit in the last place, and small differences of square roots carry it on.
@@ -52,7 +57,8 @@ struct Case {
 const WIDTH: usize = 3;
 
 fn fixture() -> Fixture {
-    serde_json::from_str(include_str!("../../fixtures/samplers/samplers.json")).unwrap()
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/samplers/samplers.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 #[test]
@@ -135,14 +141,21 @@ impl Case {
         }
         let Some(native) = self.native else { return };
         let last = states[states.len() - 1];
+        let single_precision = match self.kind.as_str() {
+            "deis" | "heun" | "pndm" => SINGLE_OF_DIFFERENCES,
+            _ => SINGLE,
+        };
         let single = (0..WIDTH).map(|j| (last[j] - native[j]).abs() / largest).fold(0.0, f64::max);
-        assert!(single <= SINGLE, "{name}: {last:?}, there {native:?} in single precision ({single:e})");
+        assert!(single <= single_precision, "{name}: {last:?}, there {native:?} in single precision ({single:e})");
         if single > worst.single.0 {
             worst.single = (single, name.clone());
         }
         let rounded = walk(&plan, IN_SINGLE)[states.len() - 1];
         let applied = (0..WIDTH).map(|j| (rounded[j] - native[j]).abs() / largest).fold(0.0, f64::max);
-        assert!(applied <= SINGLE, "{name}: applied in single precision {rounded:?}, there {native:?} ({applied:e})");
+        assert!(
+            applied <= single_precision,
+            "{name}: applied in single precision {rounded:?}, there {native:?} ({applied:e})"
+        );
         if applied > worst.applied.0 {
             worst.applied = (applied, name);
         }
@@ -159,7 +172,8 @@ const IN_SINGLE: Rounding = |value| f64::from(value as f32);
 /// The latents after every step of the stand-in model of make_samplers.py, by the formula of `samplers`.
 fn walk(plan: &SamplingPlan, round: Rounding) -> Vec<[f64; WIDTH]> {
     let mut x = first_latents(plan).map(round);
-    let mut history: Vec<[f64; WIDTH]> = Vec::new();
+    let (mut held, mut drawn) = ([0.0; WIDTH], [0.0; WIDTH]);
+    let mut memory: Vec<[f64; WIDTH]> = Vec::new();
     let mut states = Vec::new();
     // f32 products and sums are those of f64, rounded.
     let times = |a: f64, b: f64| round(round(a) * round(b));
@@ -169,18 +183,29 @@ fn walk(plan: &SamplingPlan, round: Rounding) -> Vec<[f64; WIDTH]> {
             let raw = round(times(step.denoised_from.sample, x[j]) + times(step.denoised_from.output, output[j]));
             step.clip_denoised.map_or(raw, |most| raw.clamp(-most, most))
         });
-        x = std::array::from_fn(|j| {
-            let now = [
-                times(step.sample, x[j]),
-                times(step.denoised, denoised[j]),
-                times(step.output, output[j]),
-                times(step.noise, noise(index, j)),
-            ];
-            let older = step.history.iter().zip(&history).map(|(weight, denoised)| times(*weight, denoised[j]));
-            now.into_iter().chain(older).fold(0.0, |sum, part| round(sum + part))
-        });
-        history.insert(0, denoised);
-        history.truncate(plan.history_len());
+        let mixed = |mix: &Mix| -> [f64; WIDTH] {
+            std::array::from_fn(|j| {
+                let now = [
+                    times(mix.sample, x[j]),
+                    times(mix.held, held[j]),
+                    times(mix.denoised, denoised[j]),
+                    times(mix.output, output[j]),
+                    times(mix.noise, noise(index, j)),
+                    times(mix.earlier_noise, drawn[j]),
+                ];
+                let older = mix.remembered.iter().zip(&memory).map(|(weight, tensor)| times(*weight, tensor[j]));
+                now.into_iter().chain(older).fold(0.0, |sum, part| round(sum + part))
+            })
+        };
+        let next = mixed(&step.next);
+        let (hold, remember) = (step.hold.as_ref().map(&mixed), step.remember.as_ref().map(&mixed));
+        x = next;
+        held = hold.unwrap_or(held);
+        if step.draws_noise() {
+            drawn = std::array::from_fn(|j| noise(index, j));
+        }
+        memory.splice(0..0, remember);
+        memory.truncate(plan.memory_len());
         states.push(x);
     }
     states

@@ -148,7 +148,7 @@ export class RequestForm {
   #changed() {
     const size = `${this.#field("width").value}x${this.#field("height").value}`;
     for (const input of byId("presets").querySelectorAll("input")) input.checked = input.value === size;
-    byId("eta-field").hidden = this.#field("sampler").value !== "ddim";
+    byId("eta-field").hidden = !["ddim", "tcd"].includes(this.#field("sampler").value);
     byId("quality-field").hidden = this.#field("output.format").value === "png";
     const chosen = (name) => this.#field(name).selectedOptions[0]?.textContent ?? "";
     byId("craft-now").textContent = [

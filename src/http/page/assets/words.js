@@ -46,7 +46,7 @@ export function parameters(request, seed, labels) {
     ["Steps", String(request.steps)],
     ["Sampler", [labels.get(request.sampler) ?? request.sampler, schedule].filter(Boolean).join(", ")],
     ["Guidance", String(request.guidance_scale)],
-    request.sampler === "ddim" && request.eta > 0 ? ["Eta", String(request.eta)] : null,
+    ["ddim", "tcd"].includes(request.sampler) && request.eta > 0 ? ["Eta", String(request.eta)] : null,
     ["Seed", String(seed)],
     ["Format", `${request.output.format.toUpperCase()}${quality}`],
     ["Model", request.model],
