@@ -139,6 +139,7 @@ def main():
     args = arguments()
     if args.criterion:
         criterion.build(ROOT)
+    other_work = tables.OtherWork()
     picture = Picture(args.model)
     darkroom, diffusers = Darkroom(args.binary, args.model, picture), Diffusers(args.model, picture)
     found = {"machine": tables.machine(), "versions": tables.versions(darkroom), "picture": str(picture),
@@ -154,7 +155,7 @@ def main():
         found["memory"] = {"Darkroom": server.peak_memory_mib(), "diffusers": diffusers.peak_memory_mib()}
     if args.criterion:
         found["kernels"], found["store"] = criterion.run(ROOT, args.quick, max(args.threads))
-    found["load_after"] = os.getloadavg()[0]
+    found["other_work"] = other_work.cores()
 
     text = tables.document(found)
     print(text)

@@ -5,6 +5,7 @@ import platform
 import re
 import statistics
 import subprocess
+import time
 from pathlib import Path
 
 import diffusers
@@ -15,7 +16,8 @@ BEGIN, END = "<!-- numbers: written by benches/against_diffusers.py -->", "<!-- 
 STAGES = {"text": "one prompt's encoding", "unet": "UNet evaluation", "vae": "VAE decode", "picture": "whole picture"}
 # Instruction sets that decide how fast f32 products are.
 VECTORS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
-IDLE_LOAD = 0.5
+# Cores that other work may take during a quiet run.
+QUIET = 0.1
 
 
 def proc(file, key):
@@ -26,12 +28,33 @@ def proc(file, key):
 
 
 def machine():
-    """What it was measured on, and how busy that was before."""
+    """What it was measured on."""
     flags = proc("cpuinfo", "flags").split()
     return {"cpu": proc("cpuinfo", "model name") or platform.machine(), "cores": len(os.sched_getaffinity(0)),
             "vectors": ", ".join(name for flag, name in VECTORS.items() if flag in flags),
             "memory_gib": round(int((proc("meminfo", "MemTotal").split() or [0])[0]) / 2**20),
-            "system": f"{platform.system()} {platform.machine()}", "load_before": os.getloadavg()[0]}
+            "system": f"{platform.system()} {platform.machine()}"}
+
+
+class OtherWork:
+    """What else the machine did meanwhile: processor time of all processes less this one's and its children's."""
+
+    def __init__(self):
+        self.began = self.now()
+
+    @staticmethod
+    def now():
+        """(clock, seconds all processes worked, seconds this one and its ended children did)"""
+        path = Path("/proc/stat")
+        user, nice, system = path.read_text().split()[1:4] if path.exists() else (0, 0, 0)
+        own = os.times()
+        ticks = os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), (int(user) + int(nice) + int(system)) / ticks, sum(own[:4])
+
+    def cores(self):
+        """Cores that other work took since the beginning, on average; children must have ended."""
+        clock, everyone, own = (now - began for now, began in zip(self.now(), self.began, strict=True))
+        return max(0.0, (everyone - own) / clock)
 
 
 def versions(darkroom):
@@ -125,12 +148,12 @@ def document(found):
     parts = []
     if found["quick"]:
         parts.append("**A trial run with `--quick`: these numbers mean nothing.**")
-    elif host["load_before"] > IDLE_LOAD:
-        parts.append(f"**Provisional: the machine was busy with other work (load {host['load_before']:.1f} before the run). "
+    elif found["other_work"] > QUIET:
+        parts.append(f"**Provisional: other work took {found['other_work']:.1f} cores of the machine meanwhile. "
                      "PyTorch's threads wait for each other busily, so its times with several threads would be far too long then.**")
     versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    parts.append(f"{host['cores']} cores of {host['cpu']} ({host['vectors']}), {host['memory_gib']} GiB, {host['system']}; load "
-                 f"{host['load_before']:.2f} before the run. {versions}. A picture is {found['picture']}.")
+    parts.append(f"{host['cores']} cores of {host['cpu']} ({host['vectors']}), {host['memory_gib']} GiB, {host['system']}; other "
+                 f"work took {found['other_work']:.2f} cores meanwhile. {versions}. A picture is {found['picture']}.")
     parts.append("### The same pictures")
     parts.append(table(("compared", "largest difference of a byte", "bytes that differ"),
                        [(name, apart["largest"], f"{100 * apart['share']:.3f} %") for name, apart in same.items()]))
