@@ -169,7 +169,7 @@ impl Pipeline for StableDiffusion {
 
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
         let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
-        let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta() };
+        let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
         Ok(SamplingPlan::build(&self.schedule, &request)?)
     }
 

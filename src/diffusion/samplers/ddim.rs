@@ -1,7 +1,7 @@
 //! DDIM (Song et al. 2021, equations 12 and 16); diffusers `DDIMScheduler`.
 
 use super::levels::{VpStep, finite_sigma_of};
-use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let steps = steps(training, request)?;
@@ -49,6 +49,11 @@ fn rule(training: &TrainingSchedule, step: &VpStep, eta: f64) -> PlanStep {
             noise,
             ..Mix::default()
         },
-        ..PlanStep::at(timestep, finite_sigma_of(from), training.prediction_type.denoised_vp(alpha, sigma))
+        ..PlanStep::at(
+            timestep,
+            finite_sigma_of(from),
+            Noised::vp(from),
+            training.prediction_type.denoised_vp(alpha, sigma),
+        )
     }
 }

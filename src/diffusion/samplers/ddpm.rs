@@ -2,7 +2,7 @@
 
 use super::levels::{VpStep, finite_sigma_of};
 use super::training::Variance;
-use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let steps = steps(training, request)?;
@@ -52,6 +52,7 @@ fn rule(training: &TrainingSchedule, step: &VpStep) -> PlanStep {
         ..PlanStep::at(
             timestep,
             finite_sigma_of(from),
+            Noised::vp(from),
             training.prediction_type.denoised_vp(from.sqrt(), (1.0 - from).sqrt()),
         )
     }

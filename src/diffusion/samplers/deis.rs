@@ -18,7 +18,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     };
     let levels = levels.ending_at(last);
     let rule = |(index, (timestep, from, to)): (usize, (f64, f64, f64))| {
-        let order = order_at(training, index, count);
+        let order = order_at(training, index, count).min(request.age(index) + 1);
         let visited: Vec<f64> = (0..order).map(|back| levels.sigmas[index - back]).collect();
         let weights = weights(&visited, to);
         // The noise in x: (x - alpha * denoised) / (alpha * sigma).
@@ -39,14 +39,14 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
 }
 
-/// How many predictions of the noise a step combines.
+/// How many predictions of the noise a step may combine; in the first steps there are fewer.
 fn order_at(training: &TrainingSchedule, index: usize, count: usize) -> usize {
     /// Below this many steps the reference takes lower orders at the end, for stability.
     const FEW_STEPS: usize = 15;
 
     let careful = training.multistep.lower_order_final.unwrap_or(true) && count < FEW_STEPS;
     let most = if careful { count - index } else { 3 };
-    most.min(training.multistep.order).min(index + 1)
+    most.min(training.multistep.order)
 }
 
 /// Integrals over sigma, from the first of `visited` to `to`, of the Lagrange polynomials in log sigma through `visited`.

@@ -4,7 +4,7 @@
 
 use super::euler::{init_noise_sigma, step};
 use super::levels::{Levels, log_table, timestep_of};
-use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 use crate::domain::{SamplerKind, SigmaSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
@@ -36,6 +36,8 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         let slope = (down - from) / middle;
         steps.push(PlanStep {
             next: Mix { held: 1.0, sample: slope, denoised: -slope, noise: up, ..Mix::default() },
+            // As the reference's `add_noise` has it, though the sample is at the middle.
+            noised: Noised::ve(to),
             ..step(training, timestep_of(middle, &log_sigmas), middle)
         });
     }

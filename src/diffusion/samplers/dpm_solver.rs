@@ -17,7 +17,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     let orders = orders(training, count);
     let mut steps = Vec::with_capacity(count);
     for (index, (timestep, from, to)) in levels.steps().enumerate() {
-        let order = orders[index];
+        let order = orders[index].min(request.age(index) + 1);
         // Where the step leads, where its group starts, and the group's other levels in the order they were visited.
         let visited = &levels.sigmas[index + 1 - order..=index];
         let at = step(training, timestep, from);

@@ -6,7 +6,7 @@
 
 use super::levels::{Levels, linspace};
 use super::training::{Correction, FinalSigma, Multistep};
-use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
+use super::{Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
 use crate::domain::SamplerKind;
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
@@ -17,7 +17,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     options.stochastic |= request.kind == SamplerKind::DpmPp2mSde;
     let mut steps = Vec::with_capacity(count);
     for index in 0..count {
-        let order = order_at(training, index, count);
+        let order = order_at(training, index, count).min(request.age(index) + 1);
         // The levels that matter: where the step leads, where it stands, and where the older denoised samples stood.
         let mut visited = [levels.sigmas[index + 1], levels.sigmas[index], 0.0, 0.0];
         for back in 1..order {
@@ -32,7 +32,8 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
 /// A step of unit-variance latents that does nothing yet.
 pub(super) fn step(training: &TrainingSchedule, timestep: f64, sigma: f64) -> PlanStep {
     let alpha = alpha_of(sigma);
-    PlanStep::at(timestep, sigma, training.prediction_type.denoised_vp(alpha, sigma * alpha))
+    let noised = Noised { signal: alpha, noise: sigma * alpha };
+    PlanStep::at(timestep, sigma, noised, training.prediction_type.denoised_vp(alpha, sigma * alpha))
 }
 
 /// How many timesteps `lambda_min_clipped` leaves, which cuts the noisiest ones off: lambda is -ln sigma, and falls with
@@ -65,7 +66,7 @@ pub(super) fn linspace_timesteps(count: usize, last: usize) -> Vec<f64> {
     all.into_iter().skip(1).rev().map(f64::round_ties_even).collect()
 }
 
-/// How many denoised samples a step combines.
+/// How many denoised samples a step may combine; in the first steps there are fewer.
 fn order_at(training: &TrainingSchedule, index: usize, count: usize) -> usize {
     /// Below this many steps the reference takes lower orders at the end, for stability.
     const FEW_STEPS: usize = 15;
@@ -78,8 +79,7 @@ fn order_at(training: &TrainingSchedule, index: usize, count: usize) -> usize {
         1 if careful => 2,
         _ => 3,
     };
-    // In the first steps there is nothing older to combine with.
-    most.min(options.order).min(index + 1)
+    most.min(options.order)
 }
 
 /// `x' = sample * x + sum_k denoised[k] * denoised_of_k_steps_ago + noise * n`.

@@ -14,7 +14,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     // Strides of log sigma, one a step; the last one, down to no noise, is not used.
     let strides: Vec<f64> = levels.steps().map(|(_, from, to)| (from / to).ln()).collect();
     let rule = |(index, (timestep, from, to)): (usize, (f64, f64, f64))| {
-        let next = if to == 0.0 { Mix::denoised() } else { mix(to, &strides[..=index]) };
+        let next = if to == 0.0 { Mix::denoised() } else { mix(to, &strides[index - request.age(index)..=index]) };
         PlanStep { next, remember: Some(Mix::denoised()), ..step(training, timestep, from) }
     };
     let steps = levels.steps().enumerate().map(rule).collect();

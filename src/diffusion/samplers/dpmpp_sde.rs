@@ -10,7 +10,7 @@
 use super::dpm2::ancestral;
 use super::euler::{init_noise_sigma, step};
 use super::levels::{Levels, log_table, timestep_of};
-use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let levels = Levels::fractional(training, request).ending_at(0.0);
@@ -41,6 +41,8 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
                 noise: up * (1.0 - earlier).sqrt(),
                 ..Mix::default()
             },
+            // As in the reference's `add_noise`, though the sample is at the middle.
+            noised: Noised::ve(to),
             ..step(training, timestep_of(middle, &log_sigmas), middle)
         });
     }

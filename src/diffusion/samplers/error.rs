@@ -69,6 +69,25 @@ pub enum Error {
         /// What would do.
         most: usize,
     },
+    /// Nothing would be left to do.
+    #[error("of {steps} steps {skip} cannot be left out; at least one must be taken")]
+    Skip {
+        /// What was asked to leave out.
+        skip: u32,
+        /// Of so many.
+        steps: u32,
+    },
+    /// The rule's first steps cannot be left out.
+    #[error(
+        "sampler `{kind}` cannot begin at step {skip} with this model, since its scheduler_config.json lacks \
+         `skip_prk_steps` = true: the first steps are of another kind; use another sampler, or `strength` 1"
+    )]
+    Begin {
+        /// The sampler.
+        kind: SamplerKind,
+        /// Where it would begin.
+        skip: u32,
+    },
     /// Out of range or not a number.
     #[error("`eta` is {eta}; supported: 0 to 1")]
     Eta {

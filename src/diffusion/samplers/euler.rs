@@ -2,7 +2,7 @@
 //! `EulerDiscreteScheduler`.
 
 use super::levels::Levels;
-use super::{Mix, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
+use super::{Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TimestepSpacing, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let levels = Levels::fractional(training, request).ending_at(training.last_sigma());
@@ -24,7 +24,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
 pub(super) fn step(training: &TrainingSchedule, timestep: f64, sigma: f64) -> PlanStep {
     PlanStep {
         input_scale: 1.0 / (sigma * sigma + 1.0).sqrt(),
-        ..PlanStep::at(timestep, sigma, training.prediction_type.denoised_ve(sigma))
+        ..PlanStep::at(timestep, sigma, Noised::ve(sigma), training.prediction_type.denoised_ve(sigma))
     }
 }
 

@@ -4,7 +4,7 @@
 //! steps visit some.
 
 use super::levels::{VpStep, finite_sigma_of};
-use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let mut steps = match VpStep::scheduled(training, request) {
@@ -56,6 +56,6 @@ fn rule(training: &TrainingSchedule, step: &VpStep) -> PlanStep {
     PlanStep {
         clip_denoised: training.clip_denoised(),
         next: Mix { sample: to.sqrt() * skip, denoised: to.sqrt() * out, noise: (1.0 - to).sqrt(), ..Mix::default() },
-        ..PlanStep::at(timestep, finite_sigma_of(from), denoised_from)
+        ..PlanStep::at(timestep, finite_sigma_of(from), Noised::vp(from), denoised_from)
     }
 }

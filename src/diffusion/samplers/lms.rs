@@ -18,8 +18,10 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         // The slope: (x - denoised) / sigma.
         let slope = |weight: f64| Mix { sample: weight / from, denoised: -weight / from, ..Mix::default() };
         let now = slope(weights[0]);
+        // A run that begins late has the weights of the slopes it lacks, but not those slopes: as in the reference.
+        let remembered = weights[1..].iter().take(request.age(index)).copied().collect();
         PlanStep {
-            next: Mix { sample: 1.0 + now.sample, remembered: weights[1..].to_vec(), ..now },
+            next: Mix { sample: 1.0 + now.sample, remembered, ..now },
             remember: Some(slope(1.0)),
             ..step(training, timestep, from)
         }

@@ -64,7 +64,7 @@ mod unipc;
 
 pub use error::{Error, Result};
 pub use levels::TimestepSpacing;
-pub use plan_step::{DenoisedFrom, Mix, PlanStep};
+pub use plan_step::{DenoisedFrom, Mix, Noised, PlanStep};
 pub use prediction::PredictionType;
 pub use training::TrainingSchedule;
 
@@ -82,6 +82,16 @@ pub struct PlanRequest {
     pub steps: u32,
     /// DDIM's share of fresh noise or TCD's gamma, 0 to 1; the others ignore it.
     pub eta: f64,
+    /// Steps left out at the beginning, fewer than `steps`: the levels are those of all steps, the run begins later, with
+    /// nothing remembered (diffusers' `t_start` of image to image).
+    pub skip: u32,
+}
+
+impl PlanRequest {
+    /// Steps of this run before the one of this index, which may be one that is left out.
+    fn age(&self, index: usize) -> usize {
+        index.saturating_sub(self.skip as usize)
+    }
 }
 
 /// Everything a sampler will do to one sample, before it begins. Every number in it is finite.
@@ -89,7 +99,7 @@ pub struct PlanRequest {
 pub struct SamplingPlan {
     /// The first latents are this times standard normal noise (diffusers `init_noise_sigma`).
     pub init_noise_sigma: f64,
-    /// One row a model evaluation, first to last.
+    /// One row a model evaluation, first to last; at least one.
     pub steps: Vec<PlanStep>,
 }
 
@@ -106,13 +116,16 @@ impl SamplingPlan {
         if request.steps == 0 || request.steps as usize > most {
             return Err(Error::Steps { steps: request.steps, most });
         }
+        if request.skip >= request.steps {
+            return Err(Error::Skip { skip: request.skip, steps: request.steps });
+        }
         if !(0.0..=1.0).contains(&request.eta) {
             return Err(Error::Eta { eta: request.eta });
         }
         training.refusal(request.kind)?;
         let training = training.read_by(request.kind);
         let training = training.as_ref();
-        let plan = match request.kind {
+        let mut plan = match request.kind {
             SamplerKind::Ddpm => ddpm::plan(training, request),
             SamplerKind::Ddim => ddim::plan(training, request),
             SamplerKind::Euler => euler::plan(training, request),
@@ -131,8 +144,18 @@ impl SamplingPlan {
             SamplerKind::Lcm => lcm::plan(training, request),
             SamplerKind::Tcd => tcd::plan(training, request),
         }?;
+        if request.kind != SamplerKind::Pndm {
+            plan.leave_out(request.skip as usize);
+        }
         plan.refuse_unsound(request)?;
         Ok(plan)
+    }
+
+    /// Drops the first steps that people count. A rule that remembers has made the others so that they need none of them.
+    fn leave_out(&mut self, steps: usize) {
+        let ends = self.steps.iter().enumerate().filter(|(_, step)| step.ends_step);
+        let evaluations = ends.map(|(index, _)| index + 1).take(steps).last().unwrap_or(0);
+        self.steps.drain(..evaluations);
     }
 
     /// Whether this sampler can draw with this checkpoint at all.
@@ -147,7 +170,7 @@ impl SamplingPlan {
             _ => most,
         };
         let steps = steps as u32;
-        Self::build(training, &PlanRequest { kind, sigma_schedule, steps, eta: 0.0 }).is_ok()
+        Self::build(training, &PlanRequest { kind, sigma_schedule, steps, eta: 0.0, skip: 0 }).is_ok()
     }
 
     /// How many of the remembered tensors must be kept.

@@ -8,6 +8,8 @@ pub struct PlanStep {
     /// Noise level of what the network is shown, as sigma of `x0 + sigma * n`; about 4096 where it is infinite (zero terminal
     /// SNR): for people, no rule uses it.
     pub sigma: f64,
+    /// How a clean picture's latents stand here: what a run that begins here begins with.
+    pub noised: Noised,
     /// The network's input is this times `x`.
     pub input_scale: f64,
     /// How `x` and the network's output give the denoised sample.
@@ -43,6 +45,16 @@ pub struct Mix {
     pub earlier_noise: f64,
 }
 
+/// `signal * z + noise * n`: clean latents `z` with noise `n` in them, as this sampler's latents are at one level (diffusers
+/// `add_noise`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noised {
+    /// Weight of the clean latents.
+    pub signal: f64,
+    /// Weight of standard normal noise.
+    pub noise: f64,
+}
+
 /// `denoised = sample * x + output * network_output`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DenoisedFrom {
@@ -54,10 +66,11 @@ pub struct DenoisedFrom {
 
 impl PlanStep {
     /// A step that does nothing yet.
-    pub(super) fn at(timestep: f64, sigma: f64, denoised_from: DenoisedFrom) -> Self {
+    pub(super) fn at(timestep: f64, sigma: f64, noised: Noised, denoised_from: DenoisedFrom) -> Self {
         Self {
             timestep,
             sigma,
+            noised,
             input_scale: 1.0,
             denoised_from,
             clip_denoised: None,
@@ -82,12 +95,26 @@ impl PlanStep {
         let fixed = [
             self.timestep,
             self.sigma,
+            self.noised.signal,
+            self.noised.noise,
             self.input_scale,
             self.denoised_from.sample,
             self.denoised_from.output,
             self.clip_denoised.unwrap_or(0.0),
         ];
         fixed.into_iter().chain(self.mixes().flat_map(Mix::numbers))
+    }
+}
+
+impl Noised {
+    /// Latents `x0 + sigma * n`.
+    pub(super) fn ve(sigma: f64) -> Self {
+        Self { signal: 1.0, noise: sigma }
+    }
+
+    /// Latents of unit variance with this share of signal (`alpha_cumprod`).
+    pub(super) fn vp(share: f64) -> Self {
+        Self { signal: share.sqrt(), noise: (1.0 - share).sqrt() }
     }
 }
 

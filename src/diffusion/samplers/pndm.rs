@@ -3,20 +3,28 @@
 //! With `skip_prk_steps` (as Stable Diffusion's files have it) the linear multistep form PLMS: Adams-Bashforth of order up
 //! to 4 over the outputs, whose first step is Heun's, so one evaluation more than steps. Without it three Runge-Kutta steps
 //! of four evaluations each come first, and at least four steps must be asked for.
+//!
+//! A run that begins late evaluates what the reference's list of timesteps has left: its first and second timestep are told
+//! once, the third evaluation is told the level after the one its sample is at.
 
 use super::levels::{VpStep, finite_sigma_of};
-use super::{Error, Mix, PlanRequest, PlanStep, PredictionType, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, Noised, PlanRequest, PlanStep, PredictionType, Result, SamplingPlan, TrainingSchedule};
 
 pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result<SamplingPlan> {
     let steps = match VpStep::scheduled(training, request) {
         // The Runge-Kutta steps need levels between the visited ones, which a sigma schedule does not name.
         Some(visited) => {
+            let visited = &visited[request.skip as usize..];
             let again = visited.first().map_or((1.0, 1.0), |first| (first.from, first.to));
-            linear_multistep(training, &visited, again)
+            linear_multistep(training, &told(visited), again)
         }
         None => {
             let grid = Grid::of(training, request)?;
-            if training.skip_prk_steps { grid.linear_multistep()? } else { grid.runge_kutta_first(request)? }
+            match (training.skip_prk_steps, request.skip) {
+                (true, skip) => grid.linear_multistep(skip as usize)?,
+                (false, 0) => grid.runge_kutta_first(request)?,
+                (false, skip) => return Err(Error::Begin { kind: request.kind, skip }),
+            }
         }
     };
     Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
@@ -30,29 +38,31 @@ const ADAMS: [&[f64]; 4] = [
     &[55.0 / 24.0, -59.0 / 24.0, 37.0 / 24.0, -9.0 / 24.0],
 ];
 
-/// PLMS over levels. The second evaluation takes the first step `again` (shares of signal from and to), with the mean of
-/// the outputs at its two ends.
-fn linear_multistep(training: &TrainingSchedule, visited: &[VpStep], again: (f64, f64)) -> Vec<PlanStep> {
-    let mut steps = Vec::with_capacity(visited.len() + 1);
-    for (index, level) in visited.iter().enumerate() {
+/// What the evaluations of all steps are told: the second level twice, as the reference lists them.
+fn told<T: Clone>(visited: &[T]) -> Vec<T> {
+    let (first, others) = visited.split_at(visited.len().min(1));
+    first.iter().chain(others.first()).chain(others).cloned().collect()
+}
+
+/// PLMS over the levels its evaluations are told. The second evaluation takes the first step `again` (shares of signal from
+/// and to), with the mean of the outputs at its two ends.
+fn linear_multistep(training: &TrainingSchedule, told: &[VpStep], again: (f64, f64)) -> Vec<PlanStep> {
+    let rule = |(index, level): (usize, &VpStep)| {
         let at = step(training, level.timestep, level.from);
         let transfer = Transfer::of(training, level.from, level.to);
-        let next = transfer.over_sample(ADAMS[index.min(3)]);
         match index {
-            0 => {
-                let ends_step = visited.len() == 1;
-                steps.push(PlanStep { next, hold: Some(Mix::sample()), remember: output(), ends_step, ..at });
-                continue;
-            }
-            1 => {
-                let next = Transfer::of(training, again.0, again.1).over_held(&[0.5, 0.5]);
-                steps.push(PlanStep { next, ..at.clone() });
-            }
-            _ => {}
+            0 => PlanStep {
+                next: transfer.over_sample(ADAMS[0]),
+                hold: Some(Mix::sample()),
+                remember: output(),
+                ends_step: told.len() == 1,
+                ..at
+            },
+            1 => PlanStep { next: Transfer::of(training, again.0, again.1).over_held(&[0.5, 0.5]), ..at },
+            _ => PlanStep { next: transfer.over_sample(ADAMS[(index - 1).min(3)]), remember: output(), ..at },
         }
-        steps.push(PlanStep { next, remember: output(), ..at });
-    }
-    steps
+    };
+    told.iter().enumerate().map(rule).collect()
 }
 
 fn output() -> Option<Mix> {
@@ -61,7 +71,7 @@ fn output() -> Option<Mix> {
 
 fn step(training: &TrainingSchedule, timestep: f64, from: f64) -> PlanStep {
     let denoised_from = training.prediction_type.denoised_vp(from.sqrt(), (1.0 - from).sqrt());
-    PlanStep::at(timestep, finite_sigma_of(from), denoised_from)
+    PlanStep::at(timestep, finite_sigma_of(from), Noised::vp(from), denoised_from)
 }
 
 /// The checkpoint's own timesteps, and where their steps lead: a whole stride back, which need not be the next one.
@@ -103,12 +113,13 @@ impl<'a> Grid<'a> {
         timesteps.iter().map(step).collect()
     }
 
-    fn linear_multistep(&self) -> Result<Vec<PlanStep>> {
-        let again = match self.timesteps.get(1) {
+    fn linear_multistep(&self, skip: usize) -> Result<Vec<PlanStep>> {
+        let told = &told(&self.timesteps)[skip..];
+        let again = match told.get(1) {
             Some(&second) => (self.share(second + self.stride)?, self.share(second)?),
             None => (1.0, 1.0),
         };
-        Ok(linear_multistep(self.training, &self.visited(&self.timesteps)?, again))
+        Ok(linear_multistep(self.training, &self.visited(told)?, again))
     }
 
     /// Three Runge-Kutta steps, then PLMS with their first outputs.

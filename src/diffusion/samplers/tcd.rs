@@ -3,7 +3,7 @@
 
 use super::lcm::distilled_timesteps;
 use super::levels::{Levels, finite_sigma_of, interpolated};
-use super::{Error, Mix, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
+use super::{Error, Mix, Noised, PlanRequest, PlanStep, Result, SamplingPlan, TrainingSchedule};
 use crate::domain::SigmaSchedule;
 
 /// From a level down to a lower one than the next, and up to the next with fresh noise; shares of signal.
@@ -72,6 +72,11 @@ fn rule(training: &TrainingSchedule, step: &TcdStep) -> PlanStep {
             noise: (1.0 - to / down).max(0.0).sqrt(),
             ..Mix::default()
         },
-        ..PlanStep::at(timestep, finite_sigma_of(from), training.prediction_type.denoised_vp(alpha, sigma))
+        ..PlanStep::at(
+            timestep,
+            finite_sigma_of(from),
+            Noised::vp(from),
+            training.prediction_type.denoised_vp(alpha, sigma),
+        )
     }
 }

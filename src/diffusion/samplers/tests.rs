@@ -22,7 +22,7 @@ fn plain_and(keys: &str) -> TrainingSchedule {
 }
 
 fn ask(kind: SamplerKind, steps: u32) -> PlanRequest {
-    PlanRequest { kind, sigma_schedule: SigmaSchedule::Default, steps, eta: 0.0 }
+    PlanRequest { kind, sigma_schedule: SigmaSchedule::Default, steps, eta: 0.0, skip: 0 }
 }
 
 fn timesteps(training: &TrainingSchedule, request: PlanRequest) -> Vec<f64> {
@@ -345,4 +345,19 @@ fn only_stochastic_rules_draw_noise() {
         let drawn = plan.steps.iter().filter(|step| step.draws_noise()).count();
         assert_eq!(drawn, noisy, "{kind} with eta {eta}: every step but the last one, or none");
     }
+}
+
+#[test]
+fn steps_can_be_left_out_but_not_all_of_them() {
+    let training = plain_and(r#""skip_prk_steps": true"#);
+    for &kind in SamplerKind::ALL {
+        let whole = SamplingPlan::build(&training, &ask(kind, 6)).unwrap();
+        let late = SamplingPlan::build(&training, &PlanRequest { skip: 2, ..ask(kind, 6) }).unwrap();
+        let ends = |plan: &SamplingPlan| plan.steps.iter().filter(|step| step.ends_step).count();
+        assert_eq!((ends(&whole), ends(&late)), (6, 4), "{kind}");
+        let error = SamplingPlan::build(&training, &PlanRequest { skip: 6, ..ask(kind, 6) }).unwrap_err();
+        assert_eq!(error, Error::Skip { skip: 6, steps: 6 }, "{kind}");
+    }
+    let error = SamplingPlan::build(&read(PLAIN), &PlanRequest { skip: 2, ..ask(Pndm, 8) }).unwrap_err();
+    assert_eq!(error, Error::Begin { kind: Pndm, skip: 2 });
 }

@@ -24,14 +24,14 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     let levels = levels.ending_at(last);
     let lower = training.multistep.lower_order_final.unwrap_or(true);
     let order_at = |index: usize| {
-        let most = training.multistep.order.min(index + 1);
+        let most = training.multistep.order.min(request.age(index) + 1);
         if lower { most.min(count - index) } else { most }
     };
     let mut steps = Vec::with_capacity(count);
     for (index, (timestep, from, to)) in levels.steps().enumerate() {
         // Levels visited so far, the latest first.
         let visited: Vec<f64> = levels.sigmas[..=index].iter().rev().copied().collect();
-        let corrects = index > 0 && !training.disable_corrector.contains(&(index - 1));
+        let corrects = request.age(index) > 0 && !training.disable_corrector.contains(&(index - 1));
         let corrected = if corrects {
             let rule = Rule::of(training, &visited[1..], from);
             rule.corrector(order_at(index - 1))

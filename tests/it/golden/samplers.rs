@@ -52,18 +52,24 @@ struct Case {
     states: Vec<[f64; WIDTH]>,
     /// Absent where the reference's rounding makes it no number.
     native: Option<[f64; WIDTH]>,
+    /// Steps left out at the beginning.
+    #[serde(default)]
+    skip: u32,
+    /// What `add_noise` weighs clean latents and noise with, before each evaluation.
+    #[serde(default)]
+    noised: Vec<[f64; 2]>,
 }
 
 const WIDTH: usize = 3;
 
-fn fixture() -> Fixture {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/samplers/samplers.json");
+fn fixture(name: &str) -> Fixture {
+    let path = format!("{}/tests/fixtures/samplers/{name}", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 #[test]
 fn tables_of_noise_levels_bit_for_bit() {
-    for table in fixture().tables {
+    for table in fixture("samplers.json").tables {
         let name = table.config.to_string();
         let training = TrainingSchedule::from_json(&name).unwrap();
         let bits: Vec<u32> = training.alphas_cumprod().iter().map(|alpha| alpha.to_bits()).collect();
@@ -83,12 +89,25 @@ fn tables_of_noise_levels_bit_for_bit() {
 #[test]
 fn every_sampler_walks_the_reference_trajectory() {
     let mut worst = Worst::default();
-    let fixture = fixture();
+    let fixture = fixture("samplers.json");
     for case in &fixture.cases {
         case.check(&mut worst);
     }
     println!("{} cases; worst {worst:?}", fixture.cases.len());
     assert!(fixture.cases.len() > 200, "only {} cases: is the fixture whole?", fixture.cases.len());
+}
+
+/// Image to image: the first steps are left out, and the run begins with noised latents and nothing remembered.
+#[test]
+fn every_sampler_begins_late_as_the_reference_does() {
+    let mut worst = Worst::default();
+    let fixture = fixture("late.json");
+    for case in &fixture.cases {
+        assert!(case.skip > 0);
+        case.check(&mut worst);
+    }
+    println!("{} cases; worst {worst:?}", fixture.cases.len());
+    assert!(fixture.cases.len() > 100, "only {} cases: is the fixture whole?", fixture.cases.len());
 }
 
 /// The largest deviations met, with the case that had them.
@@ -108,6 +127,7 @@ impl Case {
             sigma_schedule: self.schedule.parse().unwrap(),
             steps: self.steps,
             eta: self.eta,
+            skip: self.skip,
         };
         let plan = SamplingPlan::build(&training, &request).unwrap_or_else(|error| panic!("{name}: {error}"));
 
@@ -125,10 +145,14 @@ impl Case {
             if let Some(sigmas) = &self.sigmas {
                 near(step.sigma, sigmas[index], sigmas[index], format!("sigma {index}"));
             }
+            if let Some([signal, noise]) = self.noised.get(index) {
+                near(step.noised.signal, *signal, 1.0, format!("signal of noised latents {index}"));
+                near(step.noised.noise, *noise, noise.max(1.0), format!("noise of noised latents {index}"));
+            }
         }
-        let states = walk(&plan, IN_DOUBLE);
+        let states = walk(&plan, self.skip, IN_DOUBLE);
         let scale = |values: &[f64; WIDTH]| values.iter().fold(1.0_f64, |most, value| most.max(value.abs()));
-        let mut largest = scale(&first_latents(&plan));
+        let mut largest = scale(&first_latents(&plan, self.skip));
         for (index, theirs) in self.states.iter().enumerate() {
             let index = index + self.states_from;
             largest = largest.max(scale(theirs));
@@ -150,7 +174,7 @@ impl Case {
         if single > worst.single.0 {
             worst.single = (single, name.clone());
         }
-        let rounded = walk(&plan, IN_SINGLE)[states.len() - 1];
+        let rounded = walk(&plan, self.skip, IN_SINGLE)[states.len() - 1];
         let applied = (0..WIDTH).map(|j| (rounded[j] - native[j]).abs() / largest).fold(0.0, f64::max);
         assert!(
             applied <= single_precision,
@@ -170,8 +194,8 @@ const IN_DOUBLE: Rounding = |value| value;
 const IN_SINGLE: Rounding = |value| f64::from(value as f32);
 
 /// The latents after every step of the stand-in model of make_samplers.py, by the formula of `samplers`.
-fn walk(plan: &SamplingPlan, round: Rounding) -> Vec<[f64; WIDTH]> {
-    let mut x = first_latents(plan).map(round);
+fn walk(plan: &SamplingPlan, skip: u32, round: Rounding) -> Vec<[f64; WIDTH]> {
+    let mut x = first_latents(plan, skip).map(round);
     let (mut held, mut drawn) = ([0.0; WIDTH], [0.0; WIDTH]);
     let mut memory: Vec<[f64; WIDTH]> = Vec::new();
     let mut states = Vec::new();
@@ -211,8 +235,16 @@ fn walk(plan: &SamplingPlan, round: Rounding) -> Vec<[f64; WIDTH]> {
     states
 }
 
-fn first_latents(plan: &SamplingPlan) -> [f64; WIDTH] {
-    [0.7, -1.3, 0.2].map(|value| value * plan.init_noise_sigma)
+fn first_latents(plan: &SamplingPlan, skip: u32) -> [f64; WIDTH] {
+    /// The noise of a step that nobody takes.
+    const FIRST_NOISE: usize = 999;
+
+    let values = [0.7, -1.3, 0.2];
+    if skip == 0 {
+        return values.map(|value| value * plan.init_noise_sigma);
+    }
+    let noised = plan.steps[0].noised;
+    std::array::from_fn(|j| noised.signal * values[j] + noised.noise * noise(FIRST_NOISE, j))
 }
 
 fn model(x: &[f64; WIDTH], step: &PlanStep) -> [f64; WIDTH] {
