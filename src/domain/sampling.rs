@@ -115,7 +115,7 @@ wire_names! {
     NoiseSource {
         /// PyTorch's CPU generator, as diffusers with `torch.Generator("cpu")`.
         TorchCpu => "torch-cpu",
-        /// PyTorch's CUDA generator, as diffusers with `torch.Generator("cuda")`, A1111 and ComfyUI on an NVIDIA GPU.
+        /// PyTorch's CUDA generator, as diffusers with `torch.Generator("cuda")` and A1111 on an NVIDIA GPU.
         TorchCuda => "torch-cuda",
     }
 }
