@@ -5,6 +5,7 @@ mod event_bus;
 mod job_store;
 mod job_store_bed;
 mod job_store_files;
+mod streams;
 mod workers;
 
 use darkroom::domain::{
@@ -29,7 +30,7 @@ fn model(id: &str) -> ModelInfo {
             steps: 10,
             guidance_scale: 1.0,
             sampler: SamplerKind::Euler,
-            ..ModelDefaults::default()
+            sigma_schedule: SigmaSchedule::Default,
         },
     }
 }
