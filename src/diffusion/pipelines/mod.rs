@@ -6,7 +6,7 @@ mod card;
 mod registry;
 mod stable_diffusion;
 
-pub use registry::{ModelSource, load};
+pub use registry::{ModelPlace, ModelSource, load};
 pub use stable_diffusion::StableDiffusion;
 
 use candle_core::Tensor;
