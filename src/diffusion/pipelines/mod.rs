@@ -6,6 +6,7 @@ mod card;
 mod registry;
 mod stable_diffusion;
 
+pub use crate::diffusion::weights::Changes;
 pub use registry::{ModelPlace, ModelSource, load};
 pub use stable_diffusion::StableDiffusion;
 

@@ -87,9 +87,7 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let index: Value = checkpoint.json("model_index.json")?;
     let device = open(device)?;
     match index.get("_class_name").and_then(Value::as_str) {
-        Some("StableDiffusionPipeline") => {
-            Ok(Arc::new(StableDiffusion::load(source.id.clone(), &checkpoint, device)?))
-        }
+        Some("StableDiffusionPipeline") => Ok(Arc::new(StableDiffusion::load(source.id.clone(), &checkpoint, device)?)),
         other => Err(Error::Unsupported {
             file: checkpoint.describe("model_index.json"),
             reason: format!("`_class_name` is {other:?}; supported: StableDiffusionPipeline"),

@@ -187,7 +187,8 @@ impl Checkpoint {
             WeightFile::Whole(name) => return Ok(vec![self.shard(&within(&name))?]),
             WeightFile::Index(name) => within(&name),
         };
-        let tensors = variants::shards(&self.json::<Value>(&index)?).map_err(|reason| self.malformed(&index, reason))?;
+        let tensors =
+            variants::shards(&self.json::<Value>(&index)?).map_err(|reason| self.malformed(&index, reason))?;
         let read = |(file, tensors): (String, Vec<String>)| {
             let shard = self.shard(&within(&file))?;
             match shard.lacking(tensors) {

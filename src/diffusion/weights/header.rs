@@ -19,7 +19,7 @@ const LENGTH_BYTES: usize = 8;
 
 /// How the numbers of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[expect(non_camel_case_types, clippy::upper_case_acronyms, missing_docs, reason = "the format's own names")]
+#[expect(non_camel_case_types, missing_docs, reason = "the format's own names")]
 pub enum Dtype {
     BOOL,
     F4,
@@ -108,8 +108,8 @@ impl Header {
         let Some((text, data)) = rest.split_at_checked(length) else {
             return Err(format!("its header claims {claimed} bytes; {} are left in the file", rest.len()));
         };
-        let text =
-            std::str::from_utf8(text).map_err(|fault| format!("its header is not UTF-8: byte {}", fault.valid_up_to()))?;
+        let text = std::str::from_utf8(text)
+            .map_err(|fault| format!("its header is not UTF-8: byte {}", fault.valid_up_to()))?;
         if !text.starts_with('{') {
             return Err("its header is no JSON object: it does not begin with `{`".to_owned());
         }

@@ -139,7 +139,20 @@ fn damage() -> impl Strategy<Value = Damage> {
     let at = any::<prop::sample::Index>;
     let lengths = prop_oneof![
         any::<u64>(),
-        prop::sample::select(vec![0, 1, 2, 7, 8, 100_000_000, 100_000_001, 1 << 31, 1 << 32, 1 << 63, u64::MAX - 7, u64::MAX]),
+        prop::sample::select(vec![
+            0,
+            1,
+            2,
+            7,
+            8,
+            100_000_000,
+            100_000_001,
+            1 << 31,
+            1 << 32,
+            1 << 63,
+            u64::MAX - 7,
+            u64::MAX
+        ]),
     ];
     prop_oneof![
         (at(), any::<u8>()).prop_map(|(at, value)| Damage::Byte(at, value)),
@@ -168,9 +181,31 @@ fn a_damaged_file_is_refused_or_read_as_the_formats_own_reader_does() {
 
 /// Numbers at the edges of what fits, and what is no number.
 fn number() -> impl Strategy<Value = String> {
-    let edges = ["0", "1", "2", "3", "4", "8", "16", "-1", "1.5", "1e3", "1e400", "NaN", "null", "\"4\"", "[]", "{}",
-        "2147483648", "4294967296", "4611686018427387904", "9223372036854775808", "18446744073709551615",
-        "18446744073709551616", "340282366920938463463374607431768211456"];
+    let edges = [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "8",
+        "16",
+        "-1",
+        "1.5",
+        "1e3",
+        "1e400",
+        "NaN",
+        "null",
+        "\"4\"",
+        "[]",
+        "{}",
+        "2147483648",
+        "4294967296",
+        "4611686018427387904",
+        "9223372036854775808",
+        "18446744073709551615",
+        "18446744073709551616",
+        "340282366920938463463374607431768211456",
+    ];
     prop_oneof![3 => (0u64..20).prop_map(|n| n.to_string()), 1 => prop::sample::select(edges.to_vec()).prop_map(str::to_owned)]
 }
 
@@ -219,10 +254,8 @@ fn noise_is_refused() {
 fn every_tensor_of_a_damaged_file_is_given_or_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("unet")).unwrap();
-    let (path, checkpoint) = (
-        folder.path().join("unet/diffusion_pytorch_model.safetensors"),
-        Checkpoint::Folder(folder.path().to_owned()),
-    );
+    let (path, checkpoint) =
+        (folder.path().join("unet/diffusion_pytorch_model.safetensors"), Checkpoint::Folder(folder.path().to_owned()));
     runner(1_000)
         .run(&(tensors(), vec(damage(), 0..3)), |(tensors, damages)| {
             let (_, mut bytes) = written(&tensors);
@@ -248,7 +281,8 @@ fn every_tensor_of_a_damaged_file_is_given_or_refused_by_name() {
 
 #[test]
 fn each_fault_is_told_with_its_tensor() {
-    let tensor = |shape: &str, offsets: &str| format!("{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":{offsets}}}");
+    let tensor =
+        |shape: &str, offsets: &str| format!("{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":{offsets}}}");
     let one = |shape: &str, offsets: &str| file(&format!("{{\"a.weight\":{}}}", tensor(shape, offsets)), &[0; 8]);
     let two = |first: &str, second: &str, data: usize| {
         let header = format!("{{\"a\":{},\"b\":{}}}", tensor("[2]", first), tensor("[2]", second));

@@ -116,12 +116,7 @@ fn up_path(keys: &Keys<'_>, names: &mut NameMap) -> Result<Vec<Level>, String> {
 }
 
 /// A residual block, and the transformer that follows it where there is one.
-fn layer(
-    keys: &Keys<'_>,
-    names: &mut NameMap,
-    (module, block): (&str, &str),
-    level: &mut Level,
-) -> Result<(), String> {
+fn layer(keys: &Keys<'_>, names: &mut NameMap, (module, block): (&str, &str), level: &mut Level) -> Result<(), String> {
     let channels = keys.side(&format!("{module}.0.in_layers.2.weight"), 0)?;
     let depth = keys.count(&format!("{module}.1.transformer_blocks"))?;
     if level.layers > 0 && (level.channels, level.depth) != (channels, depth) {

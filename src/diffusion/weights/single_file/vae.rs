@@ -36,8 +36,7 @@ pub(super) fn module(keys: &Keys<'_>) -> Option<&'static str> {
 /// Names that are not of this network, as a sentence.
 pub(super) fn read(keys: &Keys<'_>, module: &str) -> Result<Component, String> {
     let original = keys.any(&within(module, "decoder.up."));
-    let (down, up, blocks) =
-        if original { ("down", "up", "block") } else { ("down_blocks", "up_blocks", "resnets") };
+    let (down, up, blocks) = if original { ("down", "up", "block") } else { ("down_blocks", "up_blocks", "resnets") };
     let levels = keys.count(&within(module, &format!("encoder.{down}")))?;
     if levels == 0 || keys.count(&within(module, &format!("decoder.{up}")))? != levels {
         return Err(format!("`{}` has {levels} levels, its decoder has others", within(module, "encoder")));
@@ -48,7 +47,8 @@ pub(super) fn read(keys: &Keys<'_>, module: &str) -> Result<Component, String> {
         channels.push(keys.side(&format!("{}.0.conv1.weight", level(k)), 0)?);
     }
     let layers = keys.count(&level(0))?;
-    let attends = keys.any(&within(module, if original { "decoder.mid.attn_1." } else { "decoder.mid_block.attentions." }));
+    let attends =
+        keys.any(&within(module, if original { "decoder.mid.attn_1." } else { "decoder.mid_block.attentions." }));
     let mut names = NameMap::default();
     names.module("", module, &[]);
     if original {
