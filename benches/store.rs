@@ -38,7 +38,7 @@ fn request(group: usize) -> GenerationRequest {
             steps: 20,
             guidance_scale: 1.0,
             sampler: SamplerKind::Euler,
-            sigma_schedule: SigmaSchedule::Default,
+            ..ModelDefaults::default()
         },
     };
     let draft = RequestDraft {

@@ -54,6 +54,9 @@ pub(super) struct GenerateArgs {
     /// 0 to 2^63-1; drawn when absent. Picture i uses seed + i.
     #[arg(long, allow_negative_numbers = true)]
     seed: Option<i128>,
+    /// What a seed means: torch-cpu or torch-cuda.
+    #[arg(long)]
+    noise: Option<String>,
     /// Pictures to draw.
     #[arg(long, allow_negative_numbers = true)]
     num_images: Option<i64>,
@@ -118,6 +121,7 @@ fn checked(
         sigma_schedule: args.sigma_schedule,
         eta: args.eta,
         seed: args.seed,
+        noise: args.noise,
         num_images: args.num_images,
         output_format: Some(format.name().to_owned()),
         output_quality: args.quality,

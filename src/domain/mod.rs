@@ -23,5 +23,5 @@ pub use ids::{JobId, ModelId, ParseIdError, WorkerId};
 pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
 pub use model::{LatentRgb, ModelDefaults, ModelInfo};
 pub use request::{GenerationRequest, Limits, MAX_SEED, OutputOptions, Priority, RequestDraft};
-pub use sampling::{NamedSampler, SamplerKind, SigmaSchedule};
+pub use sampling::{NamedSampler, NoiseSource, SamplerKind, SigmaSchedule};
 pub use timestamp::{Clock, ManualClock, SystemClock, Timestamp};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelId, SamplerKind, SigmaSchedule};
+use super::{ModelId, NoiseSource, SamplerKind, SigmaSchedule};
 
 /// What requests to this model may ask for, and what they get when they don't say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,23 @@ pub struct ModelDefaults {
     pub sampler: SamplerKind,
     /// The noise levels it visits.
     pub sigma_schedule: SigmaSchedule,
+    /// What a seed means.
+    pub noise: NoiseSource,
+}
+
+/// Of a checkpoint that says nothing.
+impl Default for ModelDefaults {
+    fn default() -> Self {
+        Self {
+            width: 512,
+            height: 512,
+            steps: 30,
+            guidance_scale: 7.5,
+            sampler: SamplerKind::DpmPp2m,
+            sigma_schedule: SigmaSchedule::Default,
+            noise: NoiseSource::default(),
+        }
+    }
 }
 
 /// A linear map from scaled latents to RGB in [0, 1], for previews: `rgb[j] = bias[j] + sum_c factors[c][j] * latent[c]`.

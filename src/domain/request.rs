@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::sampling::wire_names;
-use super::{FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, SamplerKind, SigmaSchedule};
+use super::{FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, NoiseSource, SamplerKind, SigmaSchedule};
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -53,6 +53,8 @@ pub struct RequestDraft {
     pub eta: Option<f64>,
     /// 0 to 2^63 - 1; drawn when absent.
     pub seed: Option<i128>,
+    /// A [`NoiseSource`] by name.
+    pub noise: Option<String>,
     /// Pictures to draw; picture i uses seed + i.
     pub num_images: Option<i64>,
     /// An [`ImageFormat`] by name.
@@ -116,6 +118,9 @@ pub struct GenerationRequest {
     sigma_schedule: SigmaSchedule,
     eta: f64,
     seed: u64,
+    /// Absent from requests stored before there was a choice.
+    #[serde(default)]
+    noise: NoiseSource,
     num_images: u32,
     output: OutputOptions,
     priority: Priority,
@@ -175,6 +180,10 @@ impl GenerationRequest {
     pub fn image_seed(&self, index: u32) -> u64 {
         (self.seed + u64::from(index)) & MAX_SEED
     }
+    /// What the seed means.
+    pub fn noise(&self) -> NoiseSource {
+        self.noise
+    }
     /// Pictures to draw, at least 1.
     pub fn num_images(&self) -> u32 {
         self.num_images
@@ -231,6 +240,7 @@ impl RequestDraft {
             sigma_schedule,
             eta: faults.real("eta", self.eta, 0.0, 0.0, 1.0),
             seed: faults.seed(self.seed, drawn_seed),
+            noise: faults.named("noise", self.noise, defaults.noise, NoiseSource::ALL),
             num_images: faults.integer("num_images", self.num_images, 1, 1, limits.max_num_images),
             output: OutputOptions {
                 format,

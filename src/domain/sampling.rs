@@ -110,6 +110,23 @@ wire_names! {
     }
 }
 
+wire_names! {
+    /// Whose random numbers a seed means.
+    NoiseSource {
+        /// PyTorch's CPU generator, as diffusers with `torch.Generator("cpu")`.
+        TorchCpu => "torch-cpu",
+        /// PyTorch's CUDA generator, as diffusers with `torch.Generator("cuda")` and A1111 on an NVIDIA GPU.
+        TorchCuda => "torch-cuda",
+    }
+}
+
+/// What requests meant before they could say.
+impl Default for NoiseSource {
+    fn default() -> Self {
+        Self::TorchCpu
+    }
+}
+
 impl SamplerKind {
     /// What A1111 calls it, or would.
     pub const fn label(self) -> &'static str {

@@ -1,7 +1,7 @@
 //! A picture's story in the text format that A1111 writes and other tools read.
 
 use super::PictureInfo;
-use crate::domain::GenerationRequest;
+use crate::domain::{GenerationRequest, NoiseSource};
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
@@ -12,7 +12,7 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
     };
     let schedule = request.sigma_schedule().label();
     let parameters = format!(
-        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}, Version: Darkroom {}",
+        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}, RNG: {}, Version: Darkroom {}",
         request.prompt(),
         request.steps(),
         request.sampler().label(),
@@ -20,6 +20,11 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         request.width(),
         request.height(),
         request.model(),
+        // A1111's names of the same numbers.
+        match request.noise() {
+            NoiseSource::TorchCpu => "CPU",
+            NoiseSource::TorchCuda => "NV",
+        },
         env!("CARGO_PKG_VERSION"),
     );
     // The seed that draws this picture alone, and one picture: the request again, ready to be sent.

@@ -21,7 +21,7 @@ const ROOMS: &[Room] = &[
     room("config", &["telemetry"], "settings in four layers, every fault at once"),
     room("telemetry", &[], "log lines and the metrics"),
     room("images", &[], "RGB buffers and their encodings"),
-    room("diffusion::noise", &[], "the reference's random numbers, bit for bit"),
+    room("diffusion::noise", &[], "the reference's random numbers: PyTorch's generators, CPU and CUDA"),
     room("diffusion::samplers", &[], "a sampling run as a table of f64 coefficients"),
     room("diffusion::batching", &[], "which evaluations share the next forward"),
     room("diffusion::weights", &[], "checkpoint folders and their tensors"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::diffusion::batching::{Branch, SampleMeta};
-use crate::diffusion::noise::TorchCpuGenerator;
+use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result};
 use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
 use crate::domain::{GenerationRequest, JobId};
@@ -34,7 +34,7 @@ pub(super) struct SampleState {
     held: Option<Tensor>,
     memory: VecDeque<Tensor>,
     drawn: Option<Tensor>,
-    noise: TorchCpuGenerator,
+    noise: NoiseGenerator,
 }
 
 impl SampleState {
@@ -46,7 +46,7 @@ impl SampleState {
         request: &GenerationRequest,
         pipeline: &dyn Pipeline,
     ) -> Result<Self> {
-        let mut noise = TorchCpuGenerator::new(request.image_seed(image));
+        let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(image));
         let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
         let guidance_scale = request.guidance_scale();
         Ok(Self {
@@ -162,7 +162,7 @@ impl SampleState {
 }
 
 /// Standard normal noise of one sample: (1, C, h, w). The generator runs on the CPU wherever the network does.
-fn draw(noise: &mut TorchCpuGenerator, (c, h, w): (usize, usize, usize), pipeline: &dyn Pipeline) -> Result<Tensor> {
+fn draw(noise: &mut NoiseGenerator, (c, h, w): (usize, usize, usize), pipeline: &dyn Pipeline) -> Result<Tensor> {
     let mut values = vec![0f32; c * h * w];
     noise.standard_normal(&mut values);
     Ok(Tensor::from_vec(values, (1, c, h, w), pipeline.device())?)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 
 use super::{EngineOptions, draw};
-use crate::diffusion::noise::TorchCpuGenerator;
+use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Pipeline, Result, StepInputs};
 use crate::domain::{ErrorCode, GenerationRequest};
 
@@ -30,7 +30,7 @@ impl Stages {
     pub fn prepare(pipeline: Arc<dyn Pipeline>, request: GenerationRequest) -> Result<Self> {
         let (c, h, w) = pipeline.latent_shape(request.width(), request.height());
         let mut values = vec![0f32; c * h * w];
-        TorchCpuGenerator::new(request.seed()).standard_normal(&mut values);
+        NoiseGenerator::new(request.noise(), request.seed()).standard_normal(&mut values);
         let latents = Tensor::from_vec(values, (1, c, h, w), pipeline.device())?;
         let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
         let hidden_states = pipeline.encode_prompt(request.prompt())?.hidden_states;

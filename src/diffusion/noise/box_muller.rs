@@ -29,6 +29,20 @@ pub(super) fn normal_pair(u1: f64, u2: f64) -> (f64, f64) {
     (radius * cos, radius * sin)
 }
 
+/// Two random words to two independent standard normal values, as cuRAND's `curand_normal4` makes them: the words become
+/// numbers in (0, 1] and (0, 2 pi] in single precision, with one rounding as the GPU fuses them.
+///
+/// The logarithm, the sine and the cosine are those of `f64`, rounded: the GPU's own are within 2^-21 of them (CUDA
+/// Programming Guide, `__sincosf`), but nowhere specified to the bit.
+pub(super) fn normal_pair_f32(x: u32, y: u32) -> (f32, f32) {
+    const UNIT: f32 = 1.0 / 4_294_967_296.0;
+    const TURN: f32 = UNIT * std::f32::consts::TAU;
+    let u = (x as f32).mul_add(UNIT, UNIT / 2.0);
+    let v = f64::from((y as f32).mul_add(TURN, TURN / 2.0));
+    let radius = (-2.0 * f64::from(u).ln()).sqrt();
+    ((radius * v.sin()) as f32, (radius * v.cos()) as f32)
+}
+
 /// Cephes `logf` for x in [2^-126, 1].
 fn ln(x: f32) -> f32 {
     const SQRT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::domain::{SamplerKind, SigmaSchedule};
+use crate::domain::{NoiseSource, SamplerKind, SigmaSchedule};
 
 /// All keys are optional; what is absent is derived from the configs.
 #[derive(Debug, Default, Deserialize)]
@@ -28,4 +28,5 @@ pub(super) struct CardDefaults {
     pub guidance_scale: Option<f64>,
     pub sampler: Option<SamplerKind>,
     pub sigma_schedule: Option<SigmaSchedule>,
+    pub noise: Option<NoiseSource>,
 }

@@ -96,17 +96,16 @@ impl StableDiffusion {
         let sigma_schedules =
             schedules.filter(|schedule| samplers.iter().all(|kind| supported(*kind, *schedule))).collect();
         let fallback = samplers.first().copied().unwrap_or(SamplerKind::Ddim);
+        let usual = ModelDefaults::default();
+        let sampler = if samplers.contains(&usual.sampler) { usual.sampler } else { fallback };
         let defaults = ModelDefaults {
             width: card.defaults.width.unwrap_or(native),
             height: card.defaults.height.unwrap_or(native),
-            steps: card.defaults.steps.unwrap_or(30),
-            guidance_scale: card.defaults.guidance_scale.unwrap_or(7.5),
-            sampler: card.defaults.sampler.unwrap_or(if samplers.contains(&SamplerKind::DpmPp2m) {
-                SamplerKind::DpmPp2m
-            } else {
-                fallback
-            }),
-            sigma_schedule: card.defaults.sigma_schedule.unwrap_or(SigmaSchedule::Default),
+            steps: card.defaults.steps.unwrap_or(usual.steps),
+            guidance_scale: card.defaults.guidance_scale.unwrap_or(usual.guidance_scale),
+            sampler: card.defaults.sampler.unwrap_or(sampler),
+            sigma_schedule: card.defaults.sigma_schedule.unwrap_or(usual.sigma_schedule),
+            noise: card.defaults.noise.unwrap_or(usual.noise),
         };
         self.latent_rgb = match (card.latent_rgb_factors, card.latent_rgb_bias) {
             (Some(factors), Some(bias)) if factors.len() == self.vae.config().latent_channels() => {
@@ -132,7 +131,6 @@ impl StableDiffusion {
 }
 
 fn placeholder(id: ModelId) -> ModelInfo {
-    let (sampler, sigma_schedule) = (SamplerKind::Ddim, SigmaSchedule::Default);
     ModelInfo {
         id,
         description: String::new(),
@@ -143,7 +141,7 @@ fn placeholder(id: ModelId) -> ModelInfo {
         prompt_tokens: 0,
         samplers: Vec::new(),
         sigma_schedules: Vec::new(),
-        defaults: ModelDefaults { width: 1, height: 1, steps: 1, guidance_scale: 1.0, sampler, sigma_schedule },
+        defaults: ModelDefaults::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::domain::{FieldError, RequestDraft};
 use crate::http::errors::{Problem, Result};
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "model",
     "prompt",
     "negative_prompt",
@@ -25,6 +25,7 @@ const FIELDS: [&str; 15] = [
     "sigma_schedule",
     "eta",
     "seed",
+    "noise",
     "num_images",
     "output",
     "priority",
@@ -121,6 +122,7 @@ impl Reader {
             "sigma_schedule" => self.draft.sigma_schedule = self.text(name, value),
             "eta" => self.draft.eta = self.real(name, value),
             "seed" => self.draft.seed = self.wide(name, value),
+            "noise" => self.draft.noise = self.text(name, value),
             "num_images" => self.draft.num_images = self.integer(name, value),
             "priority" => self.draft.priority = self.text(name, value),
             "metadata" => match value {

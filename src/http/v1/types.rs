@@ -37,6 +37,9 @@ pub(in crate::http) struct CreateJobBody {
     eta: Option<f64>,
     /// 0 to 2^63-1; drawn and reported when absent. The same seed gives the same picture.
     seed: Option<u64>,
+    /// What a seed means: `torch-cpu`, the numbers of PyTorch's CPU generator, or `torch-cuda`, those of its CUDA generator on
+    /// a large NVIDIA GPU. The model's default when absent.
+    noise: Option<String>,
     /// Pictures to draw; picture i uses seed + i.
     num_images: Option<u32>,
     /// How the pictures are encoded.

@@ -32,6 +32,7 @@ async fn each_faulty_field_is_named_with_what_is_allowed() {
         (json!({"seed": u64::MAX}), "seed", "from 0 to"),
         (json!({"num_images": 17}), "num_images", "from 1 to 16"),
         (json!({"eta": 2}), "eta", "from 0 to 1"),
+        (json!({"noise": "torch-mps"}), "noise", "`torch-cuda`"),
         (json!({"output": {"format": "gif"}}), "output.format", "`webp`"),
         (json!({"output": {"quality": 50}}), "output.quality", "lossless"),
         (json!({"priority": "urgent"}), "priority", "`interactive`"),

@@ -30,7 +30,7 @@ fn model(id: &str) -> ModelInfo {
             steps: 10,
             guidance_scale: 1.0,
             sampler: SamplerKind::Euler,
-            sigma_schedule: SigmaSchedule::Default,
+            ..ModelDefaults::default()
         },
     }
 }

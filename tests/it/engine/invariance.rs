@@ -93,6 +93,7 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             sampler: Some(samplers[(k / 2 % 12) as usize].to_owned()),
             sigma_schedule: k.is_multiple_of(3).then(|| "karras".to_owned()),
             eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
+            noise: Some(["torch-cpu", "torch-cuda"][(k / 3 % 2) as usize].to_owned()),
             num_images: Some(1 + i64::from(k % 7 == 6)),
             seed: Some(i128::from(1000 + k)),
             ..RequestDraft::default()

@@ -96,6 +96,7 @@ fn sixteen() -> Vec<(JobId, GenerationRequest)> {
         guidance_scale: Some([1.0, 3.0, 7.5][k % 3]),
         sampler: Some(samplers[k].to_owned()),
         eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
+        noise: Some(["torch-cpu", "torch-cuda"][k / 2 % 2].to_owned()),
         num_images: Some(1 + (k % 4 == 3) as i64),
         ..draft(&format!("picture number {k}"), 1000 + k as u64)
     };

@@ -8,7 +8,7 @@ const RATIOS = [[2, 3], [3, 4], [1, 1], [4, 3], [3, 2]];
 /** Fields whose text goes out as a number. */
 const NUMBERS = ["width", "height", "steps", "guidance_scale", "eta", "num_images", "output.quality"];
 /** Fields a model has a default for. */
-const DEFAULTED = ["width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule"];
+const DEFAULTED = ["width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule", "noise"];
 
 export class RequestForm {
   #form = byId("form");

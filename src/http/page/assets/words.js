@@ -48,6 +48,7 @@ export function parameters(request, seed, labels) {
     ["Guidance", String(request.guidance_scale)],
     ["ddim", "tcd"].includes(request.sampler) && request.eta > 0 ? ["Eta", String(request.eta)] : null,
     ["Seed", String(seed)],
+    request.noise === "torch-cpu" ? null : ["Noise", request.noise],
     ["Format", `${request.output.format.toUpperCase()}${quality}`],
     ["Model", request.model],
   ].filter(Boolean);
