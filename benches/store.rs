@@ -30,6 +30,8 @@ fn request(group: usize) -> GenerationRequest {
         min_side: 8,
         max_side: 2048,
         prompt_tokens: 75,
+        guidance_embedded: false,
+        size_conditioning: false,
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {

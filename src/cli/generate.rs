@@ -10,7 +10,9 @@ use crate::app::{Seams, engine_options};
 use crate::config::Settings;
 use crate::diffusion::engine::{EngineEvent, draw};
 use crate::diffusion::pipelines::{self, ModelSource};
-use crate::domain::{DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft};
+use crate::domain::{
+    DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
+};
 use crate::images;
 
 /// Flags of `generate`; the same names, ranges and defaults as the API's fields.
@@ -19,7 +21,7 @@ pub(super) struct GenerateArgs {
     /// A TOML file of settings, for its limits; config/default.toml lists them all.
     #[arg(long, env = "DARKROOM_CONFIG")]
     config: Option<PathBuf>,
-    /// A built-in model, a diffusers folder or a checkpoint in one safetensors file.
+    /// A built-in model or a diffusers folder.
     #[arg(long, default_value = "pinhole")]
     model: String,
     /// What to draw.
@@ -34,6 +36,8 @@ pub(super) struct GenerateArgs {
     /// In pixels.
     #[arg(long, allow_negative_numbers = true)]
     height: Option<i64>,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Sampler steps.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
@@ -69,6 +73,43 @@ pub(super) struct GenerateArgs {
     /// The file; .png, .jpg, .jpeg or .webp. Several pictures: out-0.png, out-1.png, ...
     #[arg(short, long, default_value = "out.png")]
     output: PathBuf,
+}
+
+/// What a model of the family Stable Diffusion XL is told of sizes; the requested size when absent.
+#[derive(Debug, Args)]
+struct Sizes {
+    /// Stable Diffusion XL: the picture looks like one that was so wide originally.
+    #[arg(long, allow_negative_numbers = true)]
+    original_width: Option<i64>,
+    /// Stable Diffusion XL: and so high.
+    #[arg(long, allow_negative_numbers = true)]
+    original_height: Option<i64>,
+    /// Stable Diffusion XL: pixels that look cut off at the left; 0 when absent.
+    #[arg(long, allow_negative_numbers = true)]
+    crop_left: Option<i64>,
+    /// Stable Diffusion XL: and at the top.
+    #[arg(long, allow_negative_numbers = true)]
+    crop_top: Option<i64>,
+    /// Stable Diffusion XL: the picture looks like one that was scaled to this width.
+    #[arg(long, allow_negative_numbers = true)]
+    target_width: Option<i64>,
+    /// Stable Diffusion XL: and this height.
+    #[arg(long, allow_negative_numbers = true)]
+    target_height: Option<i64>,
+}
+
+impl Sizes {
+    fn draft(&self) -> Option<SizeConditioningDraft> {
+        let draft = SizeConditioningDraft {
+            original_width: self.original_width,
+            original_height: self.original_height,
+            crop_left: self.crop_left,
+            crop_top: self.crop_top,
+            target_width: self.target_width,
+            target_height: self.target_height,
+        };
+        (draft != SizeConditioningDraft::default()).then_some(draft)
+    }
 }
 
 pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
@@ -115,6 +156,7 @@ fn checked(
         negative_prompt: args.negative_prompt,
         width: args.width,
         height: args.height,
+        size_conditioning: args.sizes.draft(),
         steps: args.steps,
         guidance_scale: args.guidance_scale,
         sampler: args.sampler,
@@ -139,7 +181,9 @@ pub(super) fn validated(
 ) -> Result<GenerationRequest, String> {
     let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
     draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
-        let flag = |fault: &FieldError| fault.field.trim_start_matches("output.").replace('_', "-");
+        let flag = |fault: &FieldError| {
+            fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.").replace('_', "-")
+        };
         let each: Vec<String> =
             faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();
         format!("the request is not valid:\n{}", each.join("\n"))

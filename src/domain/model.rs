@@ -21,6 +21,11 @@ pub struct ModelInfo {
     pub max_side: u32,
     /// Tokens of a prompt the text encoder sees, its start and end marks not counted.
     pub prompt_tokens: u32,
+    /// Whether the network is told the guidance scale, so that no unconditional row is evaluated and a negative prompt says
+    /// nothing (latent consistency models).
+    pub guidance_embedded: bool,
+    /// Whether the network is told sizes (`size_conditioning`; Stable Diffusion XL).
+    pub size_conditioning: bool,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.

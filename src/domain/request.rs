@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::sampling::wire_names;
+use super::size_conditioning::{MAX_SIZE, SizeConditioning, SizeConditioningDraft};
 use super::{FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, NoiseSource, SamplerKind, SigmaSchedule};
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
@@ -41,6 +42,8 @@ pub struct RequestDraft {
     pub width: Option<i64>,
     /// In pixels.
     pub height: Option<i64>,
+    /// What the network is told of sizes.
+    pub size_conditioning: Option<SizeConditioningDraft>,
     /// Sampler steps.
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
@@ -112,8 +115,14 @@ pub struct GenerationRequest {
     negative_prompt: String,
     width: u32,
     height: u32,
+    /// Of models that take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size_conditioning: Option<SizeConditioning>,
     steps: u32,
     guidance_scale: f64,
+    /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    guidance_embedded: bool,
     sampler: SamplerKind,
     sigma_schedule: SigmaSchedule,
     eta: f64,
@@ -148,6 +157,10 @@ impl GenerationRequest {
     pub fn height(&self) -> u32 {
         self.height
     }
+    /// What the network is told of sizes, where it takes any.
+    pub fn size_conditioning(&self) -> Option<SizeConditioning> {
+        self.size_conditioning
+    }
     /// Sampler steps, at least 1.
     pub fn steps(&self) -> u32 {
         self.steps
@@ -158,7 +171,21 @@ impl GenerationRequest {
     }
     /// Whether each evaluation takes a second, unconditional row.
     pub fn is_guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        self.guidance_scale > 1.0 && !self.guidance_embedded
+    }
+    /// As a client would send it: every field a client may say, every default resolved.
+    pub fn to_body(&self) -> Value {
+        let mut body = serde_json::to_value(self).expect("plain data. This is a bug in domain.");
+        if let Some(fields) = body.as_object_mut() {
+            fields.remove("guidance_embedded");
+        }
+        // Quality means nothing for a PNG and is refused there.
+        if self.output.format == ImageFormat::Png
+            && let Some(output) = body["output"].as_object_mut()
+        {
+            output.remove("quality");
+        }
+        body
     }
     /// The step rule.
     pub fn sampler(&self) -> SamplerKind {
@@ -228,14 +255,18 @@ impl RequestDraft {
             faults.add("output.quality", self.output_quality, "applies to `jpeg` and `webp` only; a PNG is lossless");
         }
         let (sampler, sigma_schedule) = faults.sampling(self.sampler, self.sigma_schedule, model);
+        let width = faults.side("width", self.width, defaults.width, model);
+        let height = faults.side("height", self.height, defaults.height, model);
         let request = GenerationRequest {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
             negative_prompt: faults.prompt("negative_prompt", self.negative_prompt, limits, false),
-            width: faults.side("width", self.width, defaults.width, model),
-            height: faults.side("height", self.height, defaults.height, model),
+            width,
+            height,
+            size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
             steps: faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps),
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
+            guidance_embedded: model.guidance_embedded,
             sampler,
             sigma_schedule,
             eta: faults.real("eta", self.eta, 0.0, 0.0, 1.0),
@@ -306,6 +337,33 @@ impl Faults {
                 default
             }
         }
+    }
+
+    fn size_conditioning(
+        &mut self,
+        given: Option<SizeConditioningDraft>,
+        (width, height): (u32, u32),
+        model: &ModelInfo,
+    ) -> Option<SizeConditioning> {
+        if !model.size_conditioning {
+            if given.is_some() {
+                let message = format!("model `{}` is not told sizes; leave it out", model.id);
+                self.add("size_conditioning", Value::Null, message);
+            }
+            return None;
+        }
+        let given = given.unwrap_or_default();
+        let mut pixels = |name: &str, value, default, min| {
+            self.integer(&format!("size_conditioning.{name}"), value, default, min, MAX_SIZE)
+        };
+        Some(SizeConditioning {
+            original_width: pixels("original_width", given.original_width, width, 1),
+            original_height: pixels("original_height", given.original_height, height, 1),
+            crop_left: pixels("crop_left", given.crop_left, 0, 0),
+            crop_top: pixels("crop_top", given.crop_top, 0, 0),
+            target_width: pixels("target_width", given.target_width, width, 1),
+            target_height: pixels("target_height", given.target_height, height, 1),
+        })
     }
 
     fn real(&mut self, field: &str, given: Option<f64>, default: f64, min: f64, max: f64) -> f64 {

@@ -28,7 +28,7 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         env!("CARGO_PKG_VERSION"),
     );
     // The seed that draws this picture alone, and one picture: the request again, ready to be sent.
-    let mut json = serde_json::to_value(request).expect("plain data. This is a bug in domain.");
+    let mut json = request.to_body();
     json["seed"] = seed.into();
     json["num_images"] = 1.into();
     PictureInfo { parameters, json: json.to_string() }

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use crate::diffusion::batching::{Branch, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
-use crate::diffusion::pipelines::{Conditioning, Pipeline, Result};
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
 use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
 use crate::domain::{GenerationRequest, JobId};
 
@@ -87,20 +87,17 @@ impl SampleState {
         &self.told.plan.steps[self.evaluated]
     }
 
-    pub(super) fn timestep(&self) -> f64 {
-        self.step().timestep
-    }
-
     /// What the network is shown: (1, C, h, w).
     pub(super) fn network_input(&self) -> Result<Tensor> {
         Ok((&self.latents * self.step().input_scale)?)
     }
 
-    pub(super) fn hidden_states(&self, branch: Branch) -> &Tensor {
-        match (&self.told.uncond, branch) {
-            (Some(uncond), Branch::Uncond) => &uncond.hidden_states,
-            _ => &self.told.cond.hidden_states,
-        }
+    pub(super) fn row(&self, branch: Branch) -> StepRow<'_> {
+        let conditioning = match (&self.told.uncond, branch) {
+            (Some(uncond), Branch::Uncond) => uncond,
+            _ => &self.told.cond,
+        };
+        StepRow { timestep: self.step().timestep, conditioning }
     }
 
     /// Applies one evaluation: the network's outputs for its rows (conditional first), each (1, C, h, w).

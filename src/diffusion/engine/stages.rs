@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::{EngineOptions, draw};
 use crate::diffusion::noise::NoiseGenerator;
-use crate::diffusion::pipelines::{Pipeline, Result, StepInputs};
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide, Result, StepInputs, StepRow};
 use crate::domain::{ErrorCode, GenerationRequest};
 
 /// One request's stages; each method runs one of them and says how long it took, inputs made before the clock starts.
@@ -18,8 +18,7 @@ pub struct Stages {
     latents: Tensor,
     /// Of the request's own steps.
     timesteps: Vec<f64>,
-    /// (1, tokens, width) f32.
-    hidden_states: Tensor,
+    conditioning: Conditioning,
 }
 
 impl Stages {
@@ -33,21 +32,23 @@ impl Stages {
         NoiseGenerator::new(request.noise(), request.seed()).standard_normal(&mut values);
         let latents = Tensor::from_vec(values, (1, c, h, w), pipeline.device())?;
         let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
-        let hidden_states = pipeline.encode_prompt(request.prompt())?.hidden_states;
-        Ok(Self { pipeline, request, latents, timesteps, hidden_states })
+        let embeds = pipeline.encode_prompt(&Prompt::positive(request.prompt()))?;
+        let conditioning = pipeline.condition(&request, PromptSide::Positive, embeds)?;
+        Ok(Self { pipeline, request, latents, timesteps, conditioning })
     }
 
     /// One prompt.
     pub fn text_encoder(&self) -> Result<Duration> {
-        self.timed(|| self.pipeline.encode_prompt(self.request.prompt()).map(drop))
+        self.timed(|| self.pipeline.encode_prompt(&Prompt::positive(self.request.prompt())).map(drop))
     }
 
     /// One network evaluation of so many rows, at timesteps of the request's steps in turn.
     pub fn denoise(&self, rows: usize) -> Result<Duration> {
         let latents = Tensor::cat(&vec![&self.latents; rows], 0)?;
-        let hidden_states = Tensor::cat(&vec![&self.hidden_states; rows], 0)?;
-        let timesteps: Vec<f64> = self.timesteps.iter().copied().cycle().take(rows).collect();
-        let inputs = StepInputs { latents: &latents, timesteps: &timesteps, hidden_states: &hidden_states };
+        let timesteps = self.timesteps.iter().copied().cycle().take(rows);
+        let rows: Vec<StepRow<'_>> =
+            timesteps.map(|timestep| StepRow { timestep, conditioning: &self.conditioning }).collect();
+        let inputs = StepInputs { latents: &latents, rows: &rows };
         self.timed(|| self.pipeline.denoise(&inputs).map(drop))
     }
 

@@ -12,8 +12,8 @@ use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTim
 use super::fault::{Fault, FaultPoint};
 use super::sample::{SampleState, Told};
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
-use crate::diffusion::pipelines::{Pipeline, StepInputs};
-use crate::domain::{ErrorCode, JobId, ModelId, SizeKey};
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide, StepInputs};
+use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 
 /// Why a job cannot go on.
 struct Refusal {
@@ -103,8 +103,8 @@ impl StepLoop {
         let batch = self.batcher.next(&samples)?;
         if let Some(demand) = self.batcher.demand(&samples) {
             let size = SizeKey { model: demand.key.model.clone(), width: demand.key.width, height: demand.key.height };
-            let Demand { steps, rows, target, before, .. } = demand;
-            let demand = EngineDemand { size, steps, rows, target, before, admitted: self.admitted };
+            let Demand { steps, rows, target, before_rank_ms, .. } = demand;
+            let demand = EngineDemand { size, steps, rows, target, before_rank_ms, admitted: self.admitted };
             (self.sink)(EngineEvent::Demand(demand));
         }
         Some(batch)
@@ -135,20 +135,16 @@ impl StepLoop {
         let pipeline = self.pipelines.get(request.model()).ok_or_else(unknown)?.clone();
         self.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
-        let cond = pipeline.encode_prompt(request.prompt()).map_err(Refusal::failed)?;
-        let uncond = request
-            .is_guided()
-            .then(|| pipeline.encode_prompt(request.negative_prompt()))
-            .transpose()
-            .map_err(Refusal::failed)?;
+        let cond = told(pipeline.as_ref(), request, PromptSide::Positive)?;
+        let uncond = request.is_guided().then(|| told(pipeline.as_ref(), request, PromptSide::Negative)).transpose()?;
         let plan = pipeline
             .plan(request)
             .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
-        let mut warnings = cond.warnings.clone();
-        warnings.extend(uncond.iter().flat_map(|uncond| uncond.warnings.iter().cloned()));
+        let mut warnings = cond.prompt.warnings.clone();
+        warnings.extend(uncond.iter().flat_map(|uncond| uncond.prompt.warnings.iter().cloned()));
         let key = self.shared(BatchKey {
             latent_shape: pipeline.latent_shape(request.width(), request.height()),
-            tokens: cond.hidden_states.dim(1).map_err(Refusal::failed)?,
+            tokens: cond.prompt.tokens().map_err(Refusal::failed)?,
             width: request.width(),
             height: request.height(),
             model: request.model().clone(),
@@ -162,7 +158,7 @@ impl StepLoop {
                 steps: request.steps(),
                 left: told.plan.steps.len() as u32,
                 rows: if request.is_guided() { 2 } else { 1 },
-                place: job.place,
+                rank_ms: job.rank_ms,
             };
             self.next_sample += 1;
             let id = meta.id;
@@ -238,21 +234,18 @@ impl StepLoop {
             self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
         }
         let pipeline = &self.pipelines[&key.model];
-        let (mut latents, mut timesteps, mut words) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut latents, mut rows) = (Vec::new(), Vec::new());
         for id in ids {
             let sample = &self.samples[id];
             let input = sample.network_input().map_err(Refusal::failed)?;
             for branch in branches(&sample.meta) {
                 latents.push(input.clone());
-                timesteps.push(sample.timestep());
-                words.push(sample.hidden_states(*branch).clone());
+                rows.push(sample.row(*branch));
             }
         }
         let forward = || -> Result<Tensor, Refusal> {
             let latents = Tensor::cat(&latents, 0).map_err(Refusal::failed)?;
-            let hidden_states = Tensor::cat(&words, 0).map_err(Refusal::failed)?;
-            let inputs = StepInputs { latents: &latents, timesteps: &timesteps, hidden_states: &hidden_states };
-            pipeline.denoise(&inputs).map_err(Refusal::failed)
+            pipeline.denoise(&StepInputs { latents: &latents, rows: &rows }).map_err(Refusal::failed)
         };
         let out = forward()?;
         let mut row = 0;
@@ -375,6 +368,16 @@ impl StepLoop {
 fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] {
     use crate::diffusion::batching::Branch::{Cond, Uncond};
     if meta.rows > 1 { &[Cond, Uncond] } else { &[Cond] }
+}
+
+/// What the request's rows on one side of guidance are told.
+fn told(pipeline: &dyn Pipeline, request: &GenerationRequest, side: PromptSide) -> Result<Conditioning, Refusal> {
+    let text = match side {
+        PromptSide::Positive => request.prompt(),
+        PromptSide::Negative => request.negative_prompt(),
+    };
+    let embeds = pipeline.encode_prompt(&Prompt { text, side }).map_err(Refusal::failed)?;
+    pipeline.condition(request, side, embeds).map_err(Refusal::failed)
 }
 
 /// Runs `work`; a panic in it becomes a refusal, so that a fault in one job's arithmetic does not end the process.

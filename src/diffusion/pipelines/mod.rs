@@ -3,12 +3,18 @@
 
 mod builtin;
 mod card;
+mod components;
+mod conditioning;
+mod introduction;
+mod latents;
 mod registry;
 mod stable_diffusion;
+mod stable_diffusion_xl;
 
-pub use crate::diffusion::weights::Changes;
-pub use registry::{ModelPlace, ModelSource, load};
+pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
+pub use registry::{ModelSource, load};
 pub use stable_diffusion::StableDiffusion;
+pub use stable_diffusion_xl::StableDiffusionXl;
 
 use candle_core::Tensor;
 
@@ -17,33 +23,16 @@ use crate::diffusion::{models, weights};
 use crate::domain::{GenerationRequest, ModelInfo};
 use crate::images::RgbImage;
 
-/// What the networks are told of one prompt.
-#[derive(Clone, Debug)]
-pub struct Conditioning {
-    /// Text encoder's last hidden state: (1, tokens, width) f32, on the pipeline's device.
-    pub hidden_states: Tensor,
-    /// What the client should know, such as a prompt that was cut.
-    pub warnings: Vec<String>,
-}
-
-/// The rows of one forward.
-#[derive(Debug)]
-pub struct StepInputs<'a> {
-    /// (N, C, h, w) f32, already times `input_scale`.
-    pub latents: &'a Tensor,
-    /// One a row, in the units of the training schedule.
-    pub timesteps: &'a [f64],
-    /// (N, tokens, width) f32.
-    pub hidden_states: &'a Tensor,
-}
-
 /// A model family on one device. Rows never influence each other: row i of an output depends on row i of the inputs alone.
 pub trait Pipeline: Send + Sync {
     /// What requests may ask of it.
     fn info(&self) -> &ModelInfo;
 
-    /// Encodes one prompt; an empty one is the unconditional row of guidance.
-    fn encode_prompt(&self, prompt: &str) -> Result<Conditioning>;
+    /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
+    fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;
+
+    /// What this request's rows on one side of guidance are told, given that side's prompt. Cheap: no network runs.
+    fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning>;
 
     /// The sampler's numbers for this request.
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan>;

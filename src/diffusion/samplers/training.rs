@@ -20,6 +20,8 @@ const MOST_TIMESTEPS: usize = 100_000;
 pub struct TrainingSchedule {
     /// The class of the sampler that reads this: what it takes for granted, and minds.
     class: Class,
+    /// The one of the file's `_class_name`.
+    own_sampler: Option<SamplerKind>,
     betas: BetaTable,
     /// Share of signal left at each timestep; falls, and ends at exactly 0 with zero terminal SNR.
     pub(super) alphas_cumprod: Vec<f32>,
@@ -101,6 +103,7 @@ impl TrainingSchedule {
         let positive = |number: f64| number > 0.0;
         Ok(Self {
             class,
+            own_sampler: own_sampler(&keys),
             alphas_cumprod: betas.alphas_cumprod(&class),
             betas,
             prediction_type: keys.word("prediction_type", PREDICTION_TYPES)?.unwrap_or(PredictionType::Epsilon),
@@ -147,6 +150,25 @@ impl TrainingSchedule {
     /// Noise levels the network was trained with.
     pub fn num_train_timesteps(&self) -> usize {
         self.alphas_cumprod.len()
+    }
+
+    /// The sampler that the file is the configuration of, where it is one of ours.
+    pub fn own_sampler(&self) -> Option<SamplerKind> {
+        self.own_sampler
+    }
+
+    /// Whether the file is one for a network distilled to draw in a few steps without guidance: samplers made for such
+    /// networks, or Euler's with spacing `trailing` and predicted noise, as of SD-Turbo, SDXL-Turbo and SDXL-Lightning.
+    pub fn is_for_few_steps(&self) -> bool {
+        match self.own_sampler {
+            Some(SamplerKind::Lcm | SamplerKind::Tcd) => true,
+            Some(SamplerKind::Euler | SamplerKind::EulerAncestral) => {
+                self.timestep_spacing == Some(TimestepSpacing::Trailing)
+                    && self.prediction_type == PredictionType::Epsilon
+                    && !self.betas.zero_terminal_snr(&Class::of(SamplerKind::Euler))
+            }
+            _ => false,
+        }
     }
 
     /// What the network's output means.
@@ -232,6 +254,14 @@ fn refuse_other_families(keys: &Keys) -> Result<()> {
         return Err(keys.fault("_class_name", "classes of checkpoints trained on betas, such as \"DDIMScheduler\""));
     }
     Ok(())
+}
+
+fn own_sampler(keys: &Keys) -> Option<SamplerKind> {
+    let class = keys.get("_class_name")?.as_str()?;
+    match (SamplerKind::ALL.iter().find(|kind| kind.diffusers_class() == Some(class))?, keys.get("algorithm_type")) {
+        (SamplerKind::DpmPp2m, Some(kind)) if kind == "sde-dpmsolver++" => Some(SamplerKind::DpmPp2mSde),
+        (kind, _) => Some(*kind),
+    }
 }
 
 fn wished(keys: &Keys) -> Result<SigmaSchedule> {

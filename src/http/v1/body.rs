@@ -10,15 +10,16 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::domain::{FieldError, RequestDraft};
+use crate::domain::{FieldError, RequestDraft, SizeConditioningDraft};
 use crate::http::errors::{Problem, Result};
 
-const FIELDS: [&str; 16] = [
+const FIELDS: &[&str] = &[
     "model",
     "prompt",
     "negative_prompt",
     "width",
     "height",
+    "size_conditioning",
     "steps",
     "guidance_scale",
     "sampler",
@@ -129,11 +130,29 @@ impl Reader {
                 Value::Object(map) => self.draft.metadata = Some(map),
                 other => self.wrong(name, other, "an object"),
             },
+            "size_conditioning" => match value {
+                Value::Object(map) => map.into_iter().for_each(|(name, value)| self.size_conditioning(&name, value)),
+                other => self.wrong(name, other, "an object with sizes such as `target_width`"),
+            },
             "output" => match value {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.output(&name, value)),
                 other => self.wrong(name, other, "an object with `format` and `quality`"),
             },
             unknown => self.unknown(unknown, value),
+        }
+    }
+
+    fn size_conditioning(&mut self, name: &str, value: Value) {
+        let field = format!("size_conditioning.{name}");
+        if SizeConditioningDraft::FIELDS.contains(&name) {
+            let value = self.integer(&field, value);
+            let sizes = self.draft.size_conditioning.get_or_insert_default();
+            if let Some(size) = sizes.field(name) {
+                *size = value;
+            }
+        } else {
+            let message = format!("is unknown; `size_conditioning` has {}", SizeConditioningDraft::FIELDS.join(", "));
+            self.faults.push(FieldError::new(field, value, message));
         }
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::domain::{Artifact, ImageFormat, ImageProgress, JobStatus};
+use crate::domain::{Artifact, ImageProgress, JobStatus};
 use crate::service::JobView;
 
 /// What a client sends to have pictures drawn. Only `prompt` is required; unknown fields are refused.
@@ -25,6 +25,8 @@ pub(in crate::http) struct CreateJobBody {
     width: Option<u32>,
     /// In pixels; a multiple of the model's `size_multiple`.
     height: Option<u32>,
+    /// What a model of the family Stable Diffusion XL is told of sizes; refused by the others.
+    size_conditioning: Option<SizeConditioningBody>,
     /// Sampler steps.
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
@@ -49,6 +51,21 @@ pub(in crate::http) struct CreateJobBody {
     /// Your own words, handed back as they came.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
+}
+
+/// The picture looks like a training picture of the original size, scaled to the target size, of which it shows what
+/// begins at the crop. All in pixels, up to 65535; what is absent is the requested size, and a crop of 0.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct SizeConditioningBody {
+    /// Small values draw pictures that look enlarged.
+    original_width: Option<u32>,
+    original_height: Option<u32>,
+    /// 0 draws centred subjects.
+    crop_left: Option<u32>,
+    crop_top: Option<u32>,
+    target_width: Option<u32>,
+    target_height: Option<u32>,
 }
 
 /// How pictures are encoded.
@@ -163,13 +180,7 @@ impl From<JobView> for JobBody {
         let JobView { job, queue_position, eta_ms, progress } = view;
         let id = job.id.to_string();
         let total = u64::from(job.request.steps()) * u64::from(job.request.num_images());
-        let mut request = serde_json::to_value(&job.request).unwrap_or_default();
-        // Quality means nothing for a PNG and is refused there: the request must be one that can be sent again.
-        if job.request.output().format == ImageFormat::Png
-            && let Some(output) = request["output"].as_object_mut()
-        {
-            output.remove("quality");
-        }
+        let request = job.request.to_body();
         Self {
             status: job.status.name(),
             created_at: job.created_at.to_string(),

@@ -5,7 +5,6 @@ mod event_bus;
 mod job_store;
 mod job_store_bed;
 mod job_store_files;
-mod streams;
 mod workers;
 
 use darkroom::domain::{
@@ -22,6 +21,8 @@ fn model(id: &str) -> ModelInfo {
         min_side: 8,
         max_side: 2048,
         prompt_tokens: 75,
+        guidance_embedded: false,
+        size_conditioning: false,
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

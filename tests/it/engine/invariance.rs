@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use darkroom::diffusion::batching::{BatchCaps, Cost};
 use darkroom::diffusion::engine::{EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{BatchingPolicy, DeviceSpec, GenerationRequest, JobId, RequestDraft};
+use darkroom::domain::{BatchingPolicy, DeviceSpec, GenerationRequest, JobId, RequestDraft, SizeConditioningDraft};
 use darkroom::images::RgbImage;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -82,12 +82,18 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
         "dpmpp_3m_sde",
     ];
     let span = steps.end - steps.start;
+    let takes_sizes = pipeline.info().size_conditioning;
     let make = |k: u64| {
         let draft = RequestDraft {
             prompt: Some(format!("picture number {k}")),
             negative_prompt: k.is_multiple_of(4).then(|| "fog".to_owned()),
             width: Some(sides[usize::from(k % 5 > 2)]),
             height: Some(sides[0]),
+            size_conditioning: (takes_sizes && k.is_multiple_of(3)).then(|| SizeConditioningDraft {
+                original_width: Some(100 + k as i64),
+                crop_top: Some(k as i64),
+                ..SizeConditioningDraft::default()
+            }),
             steps: Some((steps.start + k % span) as i64),
             guidance_scale: Some([1.0, 3.0, 7.5, 1.0][(k % 4) as usize]),
             sampler: Some(samplers[(k / 2 % 12) as usize].to_owned()),
@@ -218,6 +224,14 @@ fn on_a_tiny_model_no_schedule_changes_a_picture() {
     let tiny = pipeline("tiny-sd");
     let requests = requests(tiny.as_ref(), [16, 24], 2..5);
     holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(150));
+}
+
+/// Rows of one forward differ in pooled prompts and sizes too.
+#[test]
+fn on_a_tiny_xl_model_no_schedule_changes_a_picture() {
+    let tiny = pipeline("tiny-sdxl");
+    let requests = requests(tiny.as_ref(), [64, 72], 2..5);
+    holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
 }
 
 #[test]

@@ -7,11 +7,11 @@ mod noise;
 mod cross_check;
 mod networks;
 
+// Stable Diffusion XL, its refiner and Turbo, SD-Turbo, latent consistency and inpainting checkpoints.
+mod families;
+
 // Levels and trajectories of every sampler.
 mod samplers;
 
 // Whole pictures, per sampler.
 mod pipeline;
-
-// The same weights in one file, in shards, in variants, with another autoencoder.
-mod single_files;

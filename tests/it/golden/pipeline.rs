@@ -32,7 +32,12 @@ fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
 }
 
 /// How far the picture is off; fails where it is too far.
-fn assert_same(what: &str, pipeline: &Arc<dyn Pipeline>, request: RequestDraft, reference: &Tensor) -> String {
+pub(super) fn assert_same(
+    what: &str,
+    pipeline: &Arc<dyn Pipeline>,
+    request: RequestDraft,
+    reference: &Tensor,
+) -> String {
     let request = checked(request, pipeline.as_ref());
     let picture = draw(pipeline.clone(), request, EngineOptions::default(), |_| {}).expect("draws").remove(0);
     let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();

@@ -26,6 +26,8 @@ pub struct AutoencoderKlConfig {
     use_post_quant_conv: bool,
     scaling_factor: f64,
     shift_factor: Option<f64>,
+    latents_mean: Option<Vec<f64>>,
+    latents_std: Option<Vec<f64>>,
 }
 
 impl Default for AutoencoderKlConfig {
@@ -45,6 +47,8 @@ impl Default for AutoencoderKlConfig {
             use_post_quant_conv: true,
             scaling_factor: 0.18215,
             shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
         }
     }
 }
@@ -60,14 +64,17 @@ impl AutoencoderKlConfig {
         self.latent_channels
     }
 
-    /// Latents times this have about unit variance.
-    pub fn scaling_factor(&self) -> f64 {
-        self.scaling_factor
-    }
-
-    /// Subtracted from latents before scaling.
-    pub fn shift_factor(&self) -> f64 {
-        self.shift_factor.unwrap_or(0.0)
+    /// What the decoder takes, of latents (N, latent_channels, h, w) of about unit variance as samplers take them.
+    pub fn unscaled(&self, latents: &Tensor) -> Result<Tensor> {
+        if let (Some(mean), Some(std)) = (&self.latents_mean, &self.latents_std) {
+            let of_channels = |values: &[f64]| {
+                let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+                Tensor::from_vec(values, (1, self.latent_channels, 1, 1), latents.device())
+            };
+            let scaled = (latents.broadcast_mul(&of_channels(std)?)? / self.scaling_factor)?;
+            return Ok(scaled.broadcast_add(&of_channels(mean)?)?);
+        }
+        Ok(((latents / self.scaling_factor)? + self.shift_factor.unwrap_or(0.0))?)
     }
 
     fn check(&self) -> Result<()> {
@@ -76,6 +83,10 @@ impl AutoencoderKlConfig {
         let divides = self.block_out_channels.iter().all(|channels| channels % self.norm_num_groups.max(1) == 0);
         require(divides, "block_out_channels", &self.block_out_channels, "multiples of norm_num_groups")?;
         require(matches!(self.act_fn.as_str(), "silu" | "swish"), "act_fn", &self.act_fn, "silu")?;
+        for (key, values) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
+            let one_each = values.as_ref().is_none_or(|values| values.len() == self.latent_channels);
+            require(one_each, key, values, "null, or one number for each latent channel")?;
+        }
         let plain = |types: &[String], name: &str| types.len() == blocks && types.iter().all(|each| each == name);
         let (down, up) = (&self.down_block_types, &self.up_block_types);
         require(plain(down, "DownEncoderBlock2D"), "down_block_types", down, "DownEncoderBlock2D for each block")?;

@@ -11,7 +11,7 @@ pub use attention::{Attention, CrossAttention, scaled_dot_product};
 pub use conv::{Conv2d, upsample_nearest};
 pub use linear::{Embedding, Linear};
 pub use norm::{GroupNorm, LayerNorm};
-pub use time::timestep_embedding;
+pub use time::{guidance_embedding, timestep_embedding};
 
 use candle_core::{Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! Sinusoidal embedding of timesteps (Vaswani et al. 2017; Ho et al. 2020).
+//! Sinusoidal embeddings of timesteps (Vaswani et al. 2017; Ho et al. 2020) and of guidance scales.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -24,4 +24,21 @@ pub fn timestep_embedding(
         }
     }
     Tensor::from_vec(values, (timesteps.len(), width), device)
+}
+
+/// (N,) guidance scales to (N, width) f32, as `[sin, cos]` of a thousand times what guidance adds: networks distilled with
+/// guidance were trained on that (Meng et al. 2023; diffusers `get_guidance_scale_embedding`). In f32 like the reference.
+pub fn guidance_embedding(scales: &[f64], width: usize, device: &Device) -> Result<Tensor> {
+    let half = width / 2;
+    let stride = 10_000f32.ln() / (half as f32 - 1.0);
+    let frequencies: Vec<f32> = (0..half).map(|k| (k as f32 * -stride).exp()).collect();
+    // An odd width's last column stays 0.
+    let mut values = vec![0f32; scales.len() * width];
+    for (row, scale) in values.chunks_exact_mut(width).zip(scales) {
+        let added = (scale - 1.0) as f32 * 1000.0;
+        for (k, frequency) in frequencies.iter().enumerate() {
+            (row[k], row[half + k]) = (added * frequency).sin_cos();
+        }
+    }
+    Tensor::from_vec(values, (scales.len(), width), device)
 }

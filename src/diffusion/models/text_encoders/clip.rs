@@ -1,4 +1,4 @@
-//! CLIP's text transformer (Radford et al. 2021; transformers `CLIPTextModel`).
+//! CLIP's text transformer (Radford et al. 2021; transformers `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
 use candle_core::{D, Device, Tensor};
 use serde::Deserialize;
@@ -19,6 +19,8 @@ pub struct ClipTextConfig {
     max_position_embeddings: usize,
     hidden_act: Activation,
     layer_norm_eps: f64,
+    projection_dim: usize,
+    eos_token_id: Option<u32>,
 }
 
 impl Default for ClipTextConfig {
@@ -32,9 +34,14 @@ impl Default for ClipTextConfig {
             max_position_embeddings: 77,
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
+            projection_dim: 512,
+            eos_token_id: Some(49_407),
         }
     }
 }
+
+/// The end mark's id in configs written before it was set right (transformers pull request 24773).
+const LEGACY_EOS: u32 = 2;
 
 impl ClipTextConfig {
     /// Tokens it reads, start and end marks counted.
@@ -45,6 +52,11 @@ impl ClipTextConfig {
     /// Width of its vectors.
     pub fn hidden_size(&self) -> usize {
         self.hidden_size
+    }
+
+    /// Width of what is pooled and projected, where the model has a projection.
+    pub fn projection_dim(&self) -> usize {
+        self.projection_dim
     }
 
     /// Tokens it knows.
@@ -90,6 +102,22 @@ impl Layer {
     }
 }
 
+/// What the layers made of tokens.
+#[derive(Clone, Debug)]
+pub struct ClipTextOutput {
+    /// Before the first layer and after each, not normed: `num_hidden_layers + 1` of (N, L, width) f32.
+    pub hidden_states: Vec<Tensor>,
+    /// The last of them, normed.
+    pub last_hidden_state: Tensor,
+}
+
+impl ClipTextOutput {
+    /// What was there before the last `count` layers, not normed; `None` when there are fewer.
+    pub fn before_last(&self, count: usize) -> Option<&Tensor> {
+        self.hidden_states.iter().rev().nth(count)
+    }
+}
+
 /// Token ids to vectors.
 #[derive(Debug)]
 pub struct ClipTextModel {
@@ -131,13 +159,79 @@ impl ClipTextModel {
 
     /// ids: (N, L) u32, L at most `max_tokens` -> the last hidden state, normed: (N, L, width) f32.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(self.hidden_states(ids)?.last_hidden_state)
+    }
+
+    /// ids: (N, L) u32, L at most `max_tokens`.
+    pub fn hidden_states(&self, ids: &Tensor) -> Result<ClipTextOutput> {
         let length = ids.dim(D::Minus1)?;
         let mut x = self.tokens.forward(ids)?.broadcast_add(&self.positions.first(length)?)?;
         let mask = causal_mask(length, ids.device())?;
+        let mut hidden_states = vec![x.clone()];
         for layer in &self.layers {
             x = layer.forward(&x, &mask, &self.config)?;
+            hidden_states.push(x.clone());
         }
-        Ok(self.final_layer_norm.forward(&x)?)
+        Ok(ClipTextOutput { hidden_states, last_hidden_state: self.normed(&x)? })
+    }
+
+    /// The norm that follows the last layer: (N, L, width) -> the same shape.
+    pub fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.final_layer_norm.forward(x)?)
+    }
+
+    /// The vector at each row's end mark: last_hidden_state (N, L, width) of ids (N, L) u32 -> (N, width). The end mark is
+    /// the first token with the configured id, or in old configs the first of the largest id in the row.
+    fn pooled(&self, ids: &Tensor, last_hidden_state: &Tensor) -> Result<Tensor> {
+        let rows: Vec<Vec<u32>> = ids.to_vec2()?;
+        let end = self.config.eos_token_id.filter(|id| *id != LEGACY_EOS);
+        let at = |row: &Vec<u32>| {
+            let end = end.or_else(|| row.iter().copied().max());
+            // Without an end mark the reference takes the first token too.
+            row.iter().position(|id| Some(*id) == end).unwrap_or(0)
+        };
+        let pick = |(k, row): (usize, &Vec<u32>)| last_hidden_state.narrow(0, k, 1)?.narrow(1, at(row), 1)?.squeeze(1);
+        Ok(Tensor::cat(&rows.iter().enumerate().map(pick).collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+    }
+}
+
+/// The text model and a projection of its pooled vector into the space that words and pictures share.
+#[derive(Debug)]
+pub struct ClipTextModelWithProjection {
+    model: ClipTextModel,
+    text_projection: Linear,
+}
+
+impl ClipTextModelWithProjection {
+    /// Reads every tensor the configuration names, `text_projection` too.
+    pub fn load(config: ClipTextConfig, w: &Weights) -> Result<Self> {
+        let (width, projected) = (config.hidden_size, config.projection_dim);
+        Ok(Self {
+            model: ClipTextModel::load(config, w)?,
+            text_projection: Linear::load_no_bias(width, projected, &w.pp("text_projection"))?,
+        })
+    }
+
+    /// The text model alone.
+    pub fn model(&self) -> &ClipTextModel {
+        &self.model
+    }
+
+    /// last_hidden_state (N, L, width) of ids (N, L) u32 -> each text as a whole: (N, projection_dim) f32.
+    pub fn project(&self, ids: &Tensor, last_hidden_state: &Tensor) -> Result<Tensor> {
+        Ok(self.text_projection.forward(&self.model.pooled(ids, last_hidden_state)?)?)
+    }
+}
+
+impl AsRef<ClipTextModel> for ClipTextModel {
+    fn as_ref(&self) -> &ClipTextModel {
+        self
+    }
+}
+
+impl AsRef<ClipTextModel> for ClipTextModelWithProjection {
+    fn as_ref(&self) -> &ClipTextModel {
+        &self.model
     }
 }
 

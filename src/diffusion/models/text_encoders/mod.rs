@@ -3,5 +3,5 @@
 mod clip;
 mod tokenizer;
 
-pub use clip::{ClipTextConfig, ClipTextModel};
+pub use clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 pub use tokenizer::{ClipTokenizer, Tokens};

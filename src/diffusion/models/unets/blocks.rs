@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::config::{Level, UNet2DConditionConfig};
+use super::config::{Level, Mid, UNet2DConditionConfig};
 use super::resnet::{ResnetBlock, ResnetOptions};
 use super::transformer::Transformer2D;
 use crate::diffusion::models::layers::{Conv2d, upsample_nearest};
@@ -33,14 +33,17 @@ impl Layers {
     }
 }
 
+/// One after each residual block, of so many layers each; none where the block does not attend.
 fn transformers(
-    count: usize,
+    layers: Option<&[usize]>,
     level: &Level,
     config: &UNet2DConditionConfig,
     w: &Weights,
 ) -> weights::Result<Vec<Transformer2D>> {
-    let load = |k| Transformer2D::load(level, config.norm_groups, config.linear_projection, &w.pp("attentions").pp(k));
-    (0..count).map(load).collect()
+    let load = |(k, layers): (usize, &usize)| {
+        Transformer2D::load((level, *layers), config.norm_groups, config.linear_projection, &w.pp("attentions").pp(k))
+    };
+    layers.unwrap_or_default().iter().enumerate().map(load).collect()
 }
 
 #[derive(Debug)]
@@ -62,10 +65,9 @@ impl DownBlock {
         let c = level.channels;
         let resnet = |j: usize| ResnetBlock::load(if j == 0 { inputs } else { c }, c, options, &w.pp("resnets").pp(j));
         let is_last = k + 1 == config.levels.len();
-        let attentions = if level.down_attends { level.layers } else { 0 };
         let layers = Layers {
             resnets: (0..level.layers).map(resnet).collect::<weights::Result<_>>()?,
-            attentions: transformers(attentions, level, config, w)?,
+            attentions: transformers(level.down.as_deref(), level, config, w)?,
         };
         let downsample = || Conv2d::load_strided(c, c, 3, (2, 1), &w.pp("downsamplers.0.conv"));
         Ok(Self { layers, downsample: (!is_last).then(downsample).transpose()? })
@@ -89,24 +91,36 @@ impl DownBlock {
 #[derive(Debug)]
 pub(super) struct MidBlock {
     first: ResnetBlock,
-    attention: Transformer2D,
-    second: ResnetBlock,
+    /// A transformer and the second residual block; the plain kind has neither.
+    rest: Option<(Transformer2D, ResnetBlock)>,
 }
 
 impl MidBlock {
-    pub(super) fn load(config: &UNet2DConditionConfig, options: ResnetOptions, w: &Weights) -> weights::Result<Self> {
+    /// `None` where the configuration has none.
+    pub(super) fn load(
+        config: &UNet2DConditionConfig,
+        options: ResnetOptions,
+        w: &Weights,
+    ) -> weights::Result<Option<Self>> {
         let level = config.levels.last().expect("at least one level. This is a bug in unets.");
         let resnet = |k: usize| ResnetBlock::load(level.channels, level.channels, options, &w.pp("resnets").pp(k));
-        Ok(Self {
-            first: resnet(0)?,
-            attention: Transformer2D::load(level, config.norm_groups, config.linear_projection, &w.pp("attentions.0"))?,
-            second: resnet(1)?,
-        })
+        let rest = match config.mid {
+            Mid::None => return Ok(None),
+            Mid::Plain => None,
+            Mid::Attends(layers) => {
+                let (groups, linear) = (config.norm_groups, config.linear_projection);
+                Some((Transformer2D::load((level, layers), groups, linear, &w.pp("attentions.0"))?, resnet(1)?))
+            }
+        };
+        Ok(Some(Self { first: resnet(0)?, rest }))
     }
 
     pub(super) fn forward(&self, x: &Tensor, told: &Told<'_>) -> Result<Tensor> {
         let x = self.first.forward(x, Some(told.time))?;
-        self.second.forward(&self.attention.forward(&x, told.context)?, Some(told.time))
+        match &self.rest {
+            Some((attention, second)) => second.forward(&attention.forward(&x, told.context)?, Some(told.time)),
+            None => Ok(x),
+        }
     }
 }
 
@@ -134,7 +148,7 @@ impl UpBlock {
             let from = if j == 0 { inputs } else { c };
             resnets.push(ResnetBlock::load(from + skip, c, options, &w.pp("resnets").pp(j))?);
         }
-        let attentions = transformers(if level.up_attends { count } else { 0 }, level, config, w)?;
+        let attentions = transformers(level.up.as_deref(), level, config, w)?;
         let upsample = (k > 0).then(|| Conv2d::load(c, c, 3, &w.pp("upsamplers.0.conv"))).transpose()?;
         Ok(Self { layers: Layers { resnets, attentions }, upsample })
     }

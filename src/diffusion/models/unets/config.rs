@@ -25,6 +25,52 @@ impl PerBlock {
     }
 }
 
+/// Transformer layers after each residual block of each block.
+type LayersOfBlocks = Vec<Vec<usize>>;
+
+/// Transformer layers: one value for all blocks, or for each block one value or one a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum TransformerLayers {
+    One(usize),
+    Each(Vec<PerBlock>),
+}
+
+impl TransformerLayers {
+    /// One list a block; block `k` has `layers[k]` layers.
+    fn resolve(&self, layers: &[usize], key: &'static str) -> Result<LayersOfBlocks> {
+        let blocks = match self {
+            Self::One(value) => vec![PerBlock::One(*value); layers.len()],
+            Self::Each(values) => values.clone(),
+        };
+        require(blocks.len() == layers.len(), key, self, "one number, or one for each block")?;
+        let supported = "for each block, one number or one for each of its layers";
+        let each = |(block, count): (&PerBlock, &usize)| match block {
+            PerBlock::One(value) => Ok(vec![*value; *count]),
+            PerBlock::Each(values) => {
+                require(values.len() == *count, key, self, supported)?;
+                Ok(values.clone())
+            }
+        };
+        blocks.iter().zip(layers).map(each).collect()
+    }
+
+    /// What a middle block of one transformer reads: the last block's, or the first of its list.
+    fn middle(&self) -> Option<usize> {
+        match self {
+            Self::One(value) => Some(*value),
+            Self::Each(values) => match values.last()? {
+                PerBlock::One(value) => Some(*value),
+                PerBlock::Each(values) => values.first().copied(),
+            },
+        }
+    }
+
+    fn has_lists(&self) -> bool {
+        matches!(self, Self::Each(values) if values.iter().any(|value| matches!(value, PerBlock::Each(_))))
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Raw {
@@ -44,9 +90,14 @@ struct Raw {
     norm_num_groups: usize,
     norm_eps: f64,
     cross_attention_dim: PerBlock,
-    transformer_layers_per_block: PerBlock,
+    transformer_layers_per_block: TransformerLayers,
+    reverse_transformer_layers_per_block: Option<TransformerLayers>,
     attention_head_dim: PerBlock,
-    num_attention_heads: Option<PerBlock>,
+    addition_embed_type: Option<String>,
+    addition_time_embed_dim: Option<usize>,
+    projection_class_embeddings_input_dim: Option<usize>,
+    time_embedding_dim: Option<usize>,
+    time_cond_proj_dim: Option<usize>,
     use_linear_projection: bool,
     conv_in_kernel: usize,
     conv_out_kernel: usize,
@@ -80,9 +131,14 @@ impl Default for Raw {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             cross_attention_dim: PerBlock::One(1280),
-            transformer_layers_per_block: PerBlock::One(1),
+            transformer_layers_per_block: TransformerLayers::One(1),
+            reverse_transformer_layers_per_block: None,
             attention_head_dim: PerBlock::One(8),
-            num_attention_heads: None,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_embedding_dim: None,
+            time_cond_proj_dim: None,
             use_linear_projection: false,
             conv_in_kernel: 3,
             conv_out_kernel: 3,
@@ -98,11 +154,39 @@ pub(super) struct Level {
     pub channels: usize,
     pub layers: usize,
     pub heads: usize,
-    pub transformer_layers: usize,
     pub context: usize,
-    pub down_attends: bool,
-    /// Of the up block at the same resolution.
-    pub up_attends: bool,
+    /// Transformer layers after each residual block of the down block; `None` where it does not attend.
+    pub down: Option<Vec<usize>>,
+    /// Of the up block at the same resolution, which has one residual block more.
+    pub up: Option<Vec<usize>>,
+}
+
+/// What stands between the two paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mid {
+    None,
+    /// One residual block (`UNetMidBlock2D`).
+    Plain,
+    /// Two with a transformer of so many layers between them (`UNetMidBlock2DCrossAttn`).
+    Attends(usize),
+}
+
+/// The pooled prompt and the sizes, embedded and added to the timestep's embedding (`addition_embed_type`: `text_time`;
+/// Podell et al. 2023, section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddedConditioning {
+    /// Width of one size's embedding.
+    pub(super) time_ids_width: usize,
+    /// Width of the pooled prompt and all the sizes' embeddings together.
+    pub(super) inputs: usize,
+}
+
+impl AddedConditioning {
+    /// How many sizes it takes beside a pooled prompt of this width; `None` where the widths do not fit.
+    pub fn time_ids(&self, pooled_width: usize) -> Option<usize> {
+        let rest = self.inputs.checked_sub(pooled_width)?;
+        rest.is_multiple_of(self.time_ids_width).then_some(rest / self.time_ids_width)
+    }
 }
 
 /// A configuration that this network can honour.
@@ -114,7 +198,10 @@ pub struct UNet2DConditionConfig {
     pub(super) flip_sin_to_cos: bool,
     pub(super) freq_shift: f64,
     pub(super) levels: Vec<Level>,
-    pub(super) has_mid: bool,
+    pub(super) mid: Mid,
+    pub(super) time_width: usize,
+    pub(super) guidance_width: Option<usize>,
+    pub(super) added: Option<AddedConditioning>,
     pub(super) norm_groups: usize,
     pub(super) norm_eps: f64,
     pub(super) linear_projection: bool,
@@ -122,12 +209,12 @@ pub struct UNet2DConditionConfig {
 }
 
 /// Keys that change the network in ways this one does not follow, and the value at which they don't.
-const NEUTRAL: [(&str, Value); 12] = [
-    ("addition_embed_type", Value::Null),
+const NEUTRAL: [(&str, Value); 11] = [
     ("class_embed_type", Value::Null),
     ("encoder_hid_dim", Value::Null),
     ("encoder_hid_dim_type", Value::Null),
-    ("time_cond_proj_dim", Value::Null),
+    // diffusers refuses it as well: the number of heads stands in `attention_head_dim`.
+    ("num_attention_heads", Value::Null),
     ("time_embedding_act_fn", Value::Null),
     ("timestep_post_act", Value::Null),
     ("num_class_embeds", Value::Null),
@@ -166,21 +253,23 @@ impl UNet2DConditionConfig {
             raw.mid_block_scale_factor,
             "1",
         )?;
-        let mid = raw.mid_block_type.as_deref();
-        require(
-            matches!(mid, None | Some("UNetMidBlock2DCrossAttn")),
-            "mid_block_type",
-            mid,
-            "UNetMidBlock2DCrossAttn or null",
-        )?;
+        let attention = text("attention_type", "default");
+        require(attention == "default", "attention_type", attention, "default")?;
+        if let Some(only) = raw.others.get("only_cross_attention") {
+            let each = only.as_array().map_or(std::slice::from_ref(only), Vec::as_slice);
+            require(each.iter().all(|value| *value == false), "only_cross_attention", only, "false")?;
+        }
         Ok(Self {
             in_channels: raw.in_channels,
             out_channels: raw.out_channels,
             center_input_sample: raw.center_input_sample,
             flip_sin_to_cos: raw.flip_sin_to_cos,
             freq_shift: raw.freq_shift,
+            mid: raw.mid()?,
+            time_width: raw.time_embedding_dim.unwrap_or(4 * raw.block_out_channels.first().copied().unwrap_or(0)),
+            guidance_width: raw.time_cond_proj_dim,
+            added: raw.added()?,
             levels: raw.levels()?,
-            has_mid: mid.is_some(),
             norm_groups: raw.norm_num_groups,
             norm_eps: raw.norm_eps,
             linear_projection: raw.use_linear_projection,
@@ -198,6 +287,26 @@ impl UNet2DConditionConfig {
         self.sample_size
     }
 
+    /// Channels of its prediction.
+    pub fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// Whether its transformers project by products instead of convolutions (2.x and later).
+    pub fn uses_linear_projection(&self) -> bool {
+        self.linear_projection
+    }
+
+    /// Whether it is told the guidance scale (`time_cond_proj_dim`; Meng et al. 2023).
+    pub fn is_told_guidance(&self) -> bool {
+        self.guidance_width.is_some()
+    }
+
+    /// What it takes besides words, where it does.
+    pub fn added(&self) -> Option<AddedConditioning> {
+        self.added
+    }
+
     /// Width of the text encoder's vectors.
     pub fn context_width(&self) -> usize {
         self.levels[0].context
@@ -210,27 +319,74 @@ impl Raw {
         require(blocks > 0, "block_out_channels", &self.block_out_channels, "at least one block")?;
         let divides = self.block_out_channels.iter().all(|channels| channels % self.norm_num_groups.max(1) == 0);
         require(divides, "block_out_channels", &self.block_out_channels, "multiples of norm_num_groups")?;
-        let heads = self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim);
         // diffusers' historical name: `attention_head_dim` holds the number of heads.
-        let heads = heads.resolve(blocks, "attention_head_dim")?;
+        let heads = self.attention_head_dim.resolve(blocks, "attention_head_dim")?;
         let layers = self.layers_per_block.resolve(blocks, "layers_per_block")?;
         let context = self.cross_attention_dim.resolve(blocks, "cross_attention_dim")?;
-        let transformer_layers = self.transformer_layers_per_block.resolve(blocks, "transformer_layers_per_block")?;
         let down =
             attends(&self.down_block_types, blocks, "down_block_types", ["DownBlock2D", "CrossAttnDownBlock2D"])?;
-        let mut up = attends(&self.up_block_types, blocks, "up_block_types", ["UpBlock2D", "CrossAttnUpBlock2D"])?;
-        up.reverse();
-        Ok((0..blocks)
-            .map(|k| Level {
-                channels: self.block_out_channels[k],
+        let up = attends(&self.up_block_types, blocks, "up_block_types", ["UpBlock2D", "CrossAttnUpBlock2D"])?;
+        let (down_layers, mut up_layers) = self.transformer_layers(&layers)?;
+        up_layers.reverse();
+        let mid = self.mid()?;
+        let level = |k: usize| {
+            let (channels, heads) = (self.block_out_channels[k], heads[k]);
+            let (down, up) = (down[k], up[blocks - 1 - k]);
+            let splits = heads > 0 && channels.is_multiple_of(heads);
+            let attends = down || up || (k + 1 == blocks && matches!(mid, Mid::Attends(_)));
+            require(splits || !attends, "attention_head_dim", heads, "a divisor of the block's channels")?;
+            Ok(Level {
+                channels,
                 layers: layers[k],
-                heads: heads[k].max(1),
-                transformer_layers: transformer_layers[k],
+                heads,
                 context: context[k],
-                down_attends: down[k],
-                up_attends: up[k],
+                down: down.then(|| down_layers[k].clone()),
+                up: up.then(|| up_layers[k].clone()),
             })
-            .collect())
+        };
+        (0..blocks).map(level).collect()
+    }
+
+    /// One list a down block and one an up block, in the order of the blocks.
+    fn transformer_layers(&self, layers: &[usize]) -> Result<(LayersOfBlocks, LayersOfBlocks)> {
+        let (given, key) = (&self.transformer_layers_per_block, "transformer_layers_per_block");
+        let up_layers: Vec<usize> = layers.iter().rev().map(|count| count + 1).collect();
+        let down = given.resolve(layers, key)?;
+        let up = match (&self.reverse_transformer_layers_per_block, given) {
+            (Some(reverse), _) => reverse.resolve(&up_layers, "reverse_transformer_layers_per_block")?,
+            (None, TransformerLayers::Each(values)) => {
+                let supported = "lists within it only beside reverse_transformer_layers_per_block";
+                require(!given.has_lists(), key, given, supported)?;
+                TransformerLayers::Each(values.iter().rev().cloned().collect()).resolve(&up_layers, key)?
+            }
+            (None, TransformerLayers::One(_)) => given.resolve(&up_layers, key)?,
+        };
+        Ok((down, up))
+    }
+
+    fn mid(&self) -> Result<Mid> {
+        match (self.mid_block_type.as_deref(), self.transformer_layers_per_block.middle()) {
+            (None, _) => Ok(Mid::None),
+            (Some("UNetMidBlock2D"), _) => Ok(Mid::Plain),
+            (Some("UNetMidBlock2DCrossAttn"), Some(layers)) => Ok(Mid::Attends(layers)),
+            (Some("UNetMidBlock2DCrossAttn"), None) => {
+                let given = &self.transformer_layers_per_block;
+                require(false, "transformer_layers_per_block", given, "one for the middle block too")
+                    .map(|()| Mid::None)
+            }
+            (other, _) => require(false, "mid_block_type", other, "UNetMidBlock2DCrossAttn, UNetMidBlock2D, or null")
+                .map(|()| Mid::None),
+        }
+    }
+
+    fn added(&self) -> Result<Option<AddedConditioning>> {
+        let Some(kind) = self.addition_embed_type.as_deref() else { return Ok(None) };
+        require(kind == "text_time", "addition_embed_type", kind, "text_time or null")?;
+        let (width, inputs) = (self.addition_time_embed_dim, self.projection_class_embeddings_input_dim);
+        let (time_ids_width, inputs) = (width.unwrap_or(0), inputs.unwrap_or(0));
+        require(time_ids_width > 0, "addition_time_embed_dim", width, "a width above 0")?;
+        require(inputs > 0, "projection_class_embeddings_input_dim", inputs, "a width above 0")?;
+        Ok(Some(AddedConditioning { time_ids_width, inputs }))
     }
 }
 

@@ -2,10 +2,11 @@
 
 mod blocks;
 mod config;
+mod embedding;
 mod resnet;
 mod transformer;
 mod unet_2d_condition;
 
-pub use config::UNet2DConditionConfig;
+pub use config::{AddedConditioning, UNet2DConditionConfig};
 pub(in crate::diffusion::models) use resnet::{ResnetBlock, ResnetOptions};
-pub use unet_2d_condition::UNet2DConditionModel;
+pub use unet_2d_condition::{UNet2DConditionModel, UNetInputs};

@@ -25,7 +25,13 @@ pub(super) struct Transformer2D {
 }
 
 impl Transformer2D {
-    pub(super) fn load(level: &Level, groups: usize, linear: bool, w: &Weights) -> weights::Result<Self> {
+    /// Of so many layers, at this level.
+    pub(super) fn load(
+        (level, layers): (&Level, usize),
+        groups: usize,
+        linear: bool,
+        w: &Weights,
+    ) -> weights::Result<Self> {
         let c = level.channels;
         let project = |name: &str| -> weights::Result<Projection> {
             let w = w.pp(name);
@@ -38,7 +44,7 @@ impl Transformer2D {
         Ok(Self {
             norm: GroupNorm::load(groups, c, GROUP_NORM_EPS, &w.pp("norm"))?,
             proj_in: project("proj_in")?,
-            blocks: (0..level.transformer_layers)
+            blocks: (0..layers)
                 .map(|k| TransformerBlock::load(level, &w.pp("transformer_blocks").pp(k)))
                 .collect::<weights::Result<_>>()?,
             proj_out: project("proj_out")?,

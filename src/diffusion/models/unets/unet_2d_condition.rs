@@ -1,20 +1,20 @@
-//! The U-Net of Stable Diffusion (diffusers `UNet2DConditionModel`), with one timestep a row.
+//! The U-Net of Stable Diffusion (diffusers `UNet2DConditionModel`); its rows may differ in all they are told.
 
 use candle_core::Tensor;
 
 use super::blocks::{DownBlock, MidBlock, Told, UpBlock};
 use super::config::UNet2DConditionConfig;
+use super::embedding::TimeEmbedding;
 use super::resnet::ResnetOptions;
 use crate::diffusion::models::Result;
-use crate::diffusion::models::layers::{Activation, Conv2d, GroupNorm, Linear, timestep_embedding};
+use crate::diffusion::models::layers::{Conv2d, GroupNorm};
 use crate::diffusion::weights::Weights;
 
 /// Latents, timesteps and text to the network's prediction.
 #[derive(Debug)]
 pub struct UNet2DConditionModel {
     config: UNet2DConditionConfig,
-    time_linear_1: Linear,
-    time_linear_2: Linear,
+    time: TimeEmbedding,
     conv_in: Conv2d,
     down: Vec<DownBlock>,
     mid: Option<MidBlock>,
@@ -23,12 +23,28 @@ pub struct UNet2DConditionModel {
     conv_out: Conv2d,
 }
 
+/// The rows of one evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct UNetInputs<'a> {
+    /// (N, in_channels, h, w) f32.
+    pub latents: &'a Tensor,
+    /// N of them, in the units of the training schedule.
+    pub timesteps: &'a [f64],
+    /// (N, T, context width) f32.
+    pub hidden_states: &'a Tensor,
+    /// (N, pooled width) f32 and N lists of sizes (`time_ids`), where the configuration has
+    /// [`UNet2DConditionConfig::added`]; else nobody looks.
+    pub added: Option<(&'a Tensor, &'a [&'a [f64]])>,
+    /// N of them, where the configuration [`UNet2DConditionConfig::is_told_guidance`]; else nobody looks.
+    pub guidance_scales: Option<&'a [f64]>,
+}
+
 impl UNet2DConditionModel {
     /// Reads every tensor the configuration names.
     pub fn load(config: UNet2DConditionConfig, w: &Weights) -> Result<Self> {
         let first = config.levels[0].channels;
-        let time_width = 4 * first;
-        let options = ResnetOptions { groups: config.norm_groups, eps: config.norm_eps, time_width: Some(time_width) };
+        let options =
+            ResnetOptions { groups: config.norm_groups, eps: config.norm_eps, time_width: Some(config.time_width) };
         let mut skips = vec![first];
         let (mut down, mut inputs) = (Vec::new(), first);
         for (k, level) in config.levels.iter().enumerate() {
@@ -37,7 +53,7 @@ impl UNet2DConditionModel {
             let outputs = level.layers + usize::from(k + 1 < config.levels.len());
             skips.extend(std::iter::repeat_n(inputs, outputs));
         }
-        let mid = config.has_mid.then(|| MidBlock::load(&config, options, &w.pp("mid_block"))).transpose()?;
+        let mid = MidBlock::load(&config, options, &w.pp("mid_block"))?;
         let mut up = Vec::new();
         for (number, k) in (0..config.levels.len()).rev().enumerate() {
             let w = w.pp("up_blocks").pp(number);
@@ -45,8 +61,7 @@ impl UNet2DConditionModel {
             inputs = config.levels[k].channels;
         }
         Ok(Self {
-            time_linear_1: Linear::load(first, time_width, &w.pp("time_embedding.linear_1"))?,
-            time_linear_2: Linear::load(time_width, time_width, &w.pp("time_embedding.linear_2"))?,
+            time: TimeEmbedding::load(&config, w)?,
             conv_in: Conv2d::load(config.in_channels, first, 3, &w.pp("conv_in"))?,
             norm_out: GroupNorm::load(config.norm_groups, first, config.norm_eps, &w.pp("conv_norm_out"))?,
             conv_out: Conv2d::load(first, config.out_channels, 3, &w.pp("conv_out"))?,
@@ -62,18 +77,15 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// latents: (N, in_channels, h, w) f32; timesteps: N values in the units of the training schedule; context: (N, T,
-    /// width) f32 -> (N, out_channels, h, w) f32.
-    pub fn forward(&self, latents: &Tensor, timesteps: &[f64], context: &Tensor) -> Result<Tensor> {
-        let config = &self.config;
-        let width = config.levels[0].channels;
-        let time = timestep_embedding(timesteps, width, config.flip_sin_to_cos, config.freq_shift, latents.device())?;
-        let time = Activation::Silu.forward(&self.time_linear_1.forward(&time)?)?;
-        // Every block starts from the activated embedding, so it is activated once.
-        let time = Activation::Silu.forward(&self.time_linear_2.forward(&time)?)?;
-        let told = Told { time: &time, context };
-        let latents = if config.center_input_sample { ((latents * 2.0)? - 1.0)? } else { latents.clone() };
-        let mut x = self.conv_in.forward(&latents)?;
+    /// The network's prediction: (N, out_channels, h, w) f32.
+    ///
+    /// # Errors
+    /// Inputs that the configuration asks for and that are not there.
+    pub fn forward(&self, inputs: &UNetInputs<'_>) -> Result<Tensor> {
+        let time = self.time.forward(&self.config, inputs)?;
+        let told = Told { time: &time, context: inputs.hidden_states };
+        let centred = self.config.center_input_sample.then(|| (inputs.latents * 2.0)? - 1.0).transpose()?;
+        let mut x = self.conv_in.forward(centred.as_ref().unwrap_or(inputs.latents))?;
         let mut skips = vec![x.clone()];
         for block in &self.down {
             x = block.forward(x, &told, &mut skips)?;

@@ -1,0 +1,83 @@
+//! What a loaded model tells of itself: its card first, then what its configs say, then what its family is used to.
+
+use super::card::ModelCard;
+use super::latents::LatentFormat;
+use crate::diffusion::samplers::{SamplingPlan, TrainingSchedule};
+use crate::domain::{ModelDefaults, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
+
+/// What a family knows of its checkpoint.
+pub(super) struct Introduction<'a> {
+    pub id: ModelId,
+    pub family: &'static str,
+    pub description: String,
+    /// The side it was trained at, in latent pixels.
+    pub sample_size: usize,
+    /// Tokens of a prompt that it reads.
+    pub prompt_tokens: usize,
+    pub guidance_embedded: bool,
+    pub size_conditioning: bool,
+    pub schedule: &'a TrainingSchedule,
+    pub latents: &'a LatentFormat,
+}
+
+/// Steps and guidance where neither request nor card says: those of diffusers' pipelines or of the papers.
+struct Habits {
+    steps: u32,
+    guidance_scale: f64,
+    sampler: SamplerKind,
+}
+
+impl Introduction<'_> {
+    pub(super) fn info(self, card: &ModelCard) -> ModelInfo {
+        let factor = self.latents.factor();
+        let native = self.sample_size as u32 * factor;
+        let supported = |kind, schedule| SamplingPlan::supports(self.schedule, kind, schedule);
+        let samplers: Vec<SamplerKind> =
+            SamplerKind::ALL.iter().copied().filter(|kind| supported(*kind, SigmaSchedule::Default)).collect();
+        let schedules = SigmaSchedule::ALL.iter().copied();
+        let sigma_schedules =
+            schedules.filter(|schedule| samplers.iter().all(|kind| supported(*kind, *schedule))).collect();
+        let (habits, usual) = (self.habits(&samplers), ModelDefaults::default());
+        let defaults = ModelDefaults {
+            width: card.defaults.width.unwrap_or(native),
+            height: card.defaults.height.unwrap_or(native),
+            steps: card.defaults.steps.unwrap_or(habits.steps),
+            guidance_scale: card.defaults.guidance_scale.unwrap_or(habits.guidance_scale),
+            sampler: card.defaults.sampler.unwrap_or(habits.sampler),
+            sigma_schedule: card.defaults.sigma_schedule.unwrap_or(usual.sigma_schedule),
+            noise: card.defaults.noise.unwrap_or(usual.noise),
+        };
+        ModelInfo {
+            id: self.id,
+            description: card.description.clone().unwrap_or(self.description),
+            family: self.family.to_owned(),
+            size_multiple: card.size_multiple.unwrap_or(factor).next_multiple_of(factor),
+            min_side: card.min_side.unwrap_or(8 * factor),
+            max_side: card.max_side.unwrap_or(4096),
+            prompt_tokens: self.prompt_tokens as u32,
+            guidance_embedded: self.guidance_embedded,
+            size_conditioning: self.size_conditioning,
+            samplers,
+            sigma_schedules,
+            defaults,
+        }
+    }
+
+    fn habits(&self, samplers: &[SamplerKind]) -> Habits {
+        let has = |kind: &SamplerKind| samplers.contains(kind);
+        let ModelDefaults { steps, guidance_scale, sampler, .. } = ModelDefaults::default();
+        let sampler = if has(&sampler) { sampler } else { samplers.first().copied().unwrap_or(sampler) };
+        let own = self.schedule.own_sampler().filter(has).unwrap_or(sampler);
+        if self.guidance_embedded {
+            // diffusers' `LatentConsistencyModelPipeline`.
+            let sampler = if has(&SamplerKind::Lcm) { SamplerKind::Lcm } else { own };
+            return Habits { steps: 4, guidance_scale: 8.5, sampler };
+        }
+        if self.schedule.is_for_few_steps() {
+            // Distilled with guidance in them (Sauer et al. 2023): a second row would only spoil the picture.
+            return Habits { steps: 4, guidance_scale: 0.0, sampler: own };
+        }
+        // diffusers' `StableDiffusionXLPipeline`.
+        Habits { steps, guidance_scale: if self.size_conditioning { 5.0 } else { guidance_scale }, sampler }
+    }
+}

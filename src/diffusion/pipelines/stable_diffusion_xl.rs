@@ -1,0 +1,206 @@
+//! Stable Diffusion XL, base and refiner (Podell et al. 2023; diffusers `StableDiffusionXLPipeline` and
+//! `StableDiffusionXLImg2ImgPipeline`): two text encoders, or the second alone; a U-Net that reads the prompt as a whole
+//! and sizes too; autoencoder.
+
+use candle_core::{D, Device, Tensor};
+use serde_json::Value;
+
+use super::components::{Components, ReadText, TextReader};
+use super::introduction::Introduction;
+use super::latents::LatentFormat;
+use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
+use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection};
+use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
+use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
+use crate::diffusion::weights::Checkpoint;
+use crate::domain::{GenerationRequest, ModelId, ModelInfo};
+use crate::images::RgbImage;
+
+/// Layers left out at the end of each text encoder.
+const LAYERS_LEFT_OUT: usize = 1;
+
+/// What the refiner takes for the aesthetic score of the prompt and of the negative prompt (diffusers' defaults).
+const AESTHETIC_SCORES: [f64; 2] = [6.0, 2.5];
+
+/// A loaded checkpoint.
+pub struct StableDiffusionXl {
+    info: ModelInfo,
+    /// The refiner has none.
+    text: Option<TextReader<ClipTextModel>>,
+    text_2: TextReader<ClipTextModelWithProjection>,
+    unet: UNet2DConditionModel,
+    latents: LatentFormat,
+    schedule: TrainingSchedule,
+    /// No negative prompt is a row of zeros instead of an empty text.
+    zeros_for_empty_negative: bool,
+    takes_aesthetic_score: bool,
+    device: Device,
+}
+
+impl std::fmt::Debug for StableDiffusionXl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StableDiffusionXl({})", self.info.id)
+    }
+}
+
+impl StableDiffusionXl {
+    /// Loads every component of the folder, whose `model_index.json` is `index`.
+    ///
+    /// # Errors
+    /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
+    /// supported, or components that do not fit together.
+    pub fn load(id: ModelId, index: &Value, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+        let components = Components { checkpoint, device: &device };
+        let card = components.card()?;
+        let has_first = index["text_encoder"].get(1).is_some_and(|class| !class.is_null());
+        let text = has_first.then(|| components.text("text_encoder", "tokenizer")).transpose()?;
+        let text_2 = components.text_with_projection("text_encoder_2", "tokenizer_2")?;
+        let unet = components.unet()?;
+        let latents = LatentFormat::load(checkpoint, &card, &device)?;
+        let schedule = components.schedule()?;
+        let takes_aesthetic_score = index["requires_aesthetics_score"] == true;
+        check(&components, (text.as_ref(), &text_2), &unet, takes_aesthetic_score)?;
+        latents.fits(&components, &unet)?;
+        let about = if takes_aesthetic_score { "XL refiner" } else { "XL" };
+        let info = Introduction {
+            id,
+            family: if takes_aesthetic_score { "stable-diffusion-xl-refiner" } else { "stable-diffusion-xl" },
+            description: format!("A Stable Diffusion {about} checkpoint."),
+            sample_size: unet.config().sample_size().unwrap_or(128),
+            prompt_tokens: text_2.room(),
+            guidance_embedded: unet.config().is_told_guidance(),
+            size_conditioning: true,
+            schedule: &schedule,
+            latents: &latents,
+        };
+        let info = info.info(&card);
+        // diffusers' default, for bases and refiners that do not say.
+        let zeros_for_empty_negative = index["force_zeros_for_empty_prompt"] != false;
+        Ok(Self {
+            info,
+            text,
+            text_2,
+            unet,
+            latents,
+            schedule,
+            zeros_for_empty_negative,
+            takes_aesthetic_score,
+            device,
+        })
+    }
+
+    /// What the network is told of sizes, in the order it was trained with.
+    fn time_ids(&self, request: &GenerationRequest, side: PromptSide) -> Vec<f64> {
+        let sizes = request.size_conditioning().expect("checked for this model. This is a bug in domain.");
+        let mut ids = vec![sizes.original_height, sizes.original_width, sizes.crop_top, sizes.crop_left];
+        if !self.takes_aesthetic_score {
+            ids.extend([sizes.target_height, sizes.target_width]);
+        }
+        let mut ids: Vec<f64> = ids.into_iter().map(f64::from).collect();
+        if self.takes_aesthetic_score {
+            let [positive, negative] = AESTHETIC_SCORES;
+            ids.push(if side == PromptSide::Negative { negative } else { positive });
+        }
+        ids
+    }
+}
+
+/// Whether the components fit each other.
+fn check(
+    components: &Components<'_>,
+    (text, text_2): (Option<&TextReader<ClipTextModel>>, &TextReader<ClipTextModelWithProjection>),
+    unet: &UNet2DConditionModel,
+    takes_aesthetic_score: bool,
+) -> Result<()> {
+    let file = "unet/config.json";
+    let second = text_2.encoder.model().config();
+    let given = second.hidden_size() + text.map_or(0, |text| text.encoder.config().hidden_size());
+    let asked = unet.config().context_width();
+    if given != asked {
+        return components
+            .fault(file, format!("cross_attention_dim is {asked}, the text encoders' vectors have {given} together"));
+    }
+    if let Some(text) = text
+        && text.room() != text_2.room()
+    {
+        let (first, second) = (text.room(), text_2.room());
+        return components
+            .fault("text_encoder/config.json", format!("it reads {first} tokens, text_encoder_2 reads {second}"));
+    }
+    let expected = if takes_aesthetic_score { 5 } else { 6 };
+    let pooled = second.projection_dim();
+    match unet.config().added() {
+        Some(added) if added.time_ids(pooled) == Some(expected) => Ok(()),
+        Some(_) => components.fault(
+            file,
+            format!(
+                "projection_class_embeddings_input_dim is not the pooled prompt's width ({pooled}) and {expected} times addition_time_embed_dim"
+            ),
+        ),
+        None => components.fault(file, "addition_embed_type is null; a Stable Diffusion XL checkpoint has `text_time`".to_owned()),
+    }
+}
+
+impl Pipeline for StableDiffusionXl {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
+        let id = self.info.id.as_str();
+        let second = self.text_2.read(prompt.text, id, &self.device)?;
+        let pooled = self.text_2.encoder.project(&second.ids, &second.output.last_hidden_state)?;
+        let first = self.text.as_ref().map(|text| text.read(prompt.text, id, &self.device)).transpose()?;
+        let mut warnings: Vec<String> = Vec::new();
+        let mut hidden_states = Vec::new();
+        for ReadText { output, warning, .. } in first.into_iter().chain([second]) {
+            warnings.extend(warning.filter(|warning| !warnings.contains(warning)));
+            let layers = output.before_last(LAYERS_LEFT_OUT);
+            hidden_states.push(layers.expect("at least one layer. This is a bug in models.").clone());
+        }
+        let hidden_states = Tensor::cat(&hidden_states, D::Minus1)?;
+        if prompt.side == PromptSide::Negative && prompt.text.is_empty() && self.zeros_for_empty_negative {
+            let (hidden_states, pooled) = (hidden_states.zeros_like()?, Some(pooled.zeros_like()?));
+            return Ok(PromptEmbeds { hidden_states, pooled, warnings });
+        }
+        Ok(PromptEmbeds { hidden_states, pooled: Some(pooled), warnings })
+    }
+
+    fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning> {
+        let guidance_scale = self.info.guidance_embedded.then(|| request.guidance_scale());
+        Ok(Conditioning { prompt, time_ids: self.time_ids(request, side), guidance_scale })
+    }
+
+    fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
+        let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
+        let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
+        Ok(SamplingPlan::build(&self.schedule, &request)?)
+    }
+
+    fn latent_shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
+        self.latents.shape(width, height)
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {
+        let pooled = inputs.pooled()?.expect("every prompt has one. This is a bug in pipelines.");
+        Ok(self.unet.forward(&UNetInputs {
+            latents: inputs.latents,
+            timesteps: &inputs.timesteps(),
+            hidden_states: &inputs.hidden_states()?,
+            added: Some((&pooled, &inputs.time_ids())),
+            guidance_scales: inputs.guidance_scales().as_deref(),
+        })?)
+    }
+
+    fn decode(&self, latents: &Tensor) -> Result<RgbImage> {
+        self.latents.decode(latents)
+    }
+
+    fn preview(&self, latents: &Tensor) -> Result<Option<RgbImage>> {
+        self.latents.preview(latents)
+    }
+}
