@@ -188,8 +188,8 @@ pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
     let mut sources: Vec<ModelSource> = Vec::new();
     for text in &settings.models.serve {
         let source = ModelSource::parse(text).map_err(|error| format!("models.serve: {error}"))?;
-        if sources.iter().any(|known| known.id() == source.id()) {
-            return Err(format!("models.serve: two models are called `{}`", source.id()));
+        if sources.iter().any(|known| known.id == source.id) {
+            return Err(format!("models.serve: two models are called `{}`", source.id));
         }
         sources.push(source);
     }

@@ -21,7 +21,7 @@ pub(super) struct GenerateArgs {
     /// A TOML file of settings, for its limits; config/default.toml lists them all.
     #[arg(long, env = "DARKROOM_CONFIG")]
     config: Option<PathBuf>,
-    /// A built-in model or a diffusers folder.
+    /// A built-in model, a diffusers folder or a checkpoint in one safetensors file.
     #[arg(long, default_value = "pinhole")]
     model: String,
     /// What to draw.

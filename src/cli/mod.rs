@@ -55,7 +55,8 @@ struct ServeArgs {
     /// Where the database and the pictures are kept (data_dir).
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// A built-in model or a diffusers folder; may be given several times, the first is the default (models.serve).
+    /// A built-in model, a diffusers folder or a checkpoint in one safetensors file; may be given several times, the first
+    /// is the default (models.serve).
     #[arg(long = "model")]
     models: Vec<String>,
 }

@@ -79,7 +79,7 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Built-in ids or diffusers folders; the first is the default model.
+    /// Built-in ids, diffusers folders or safetensors files; the first is the default model.
     pub serve: Vec<String>,
 }
 

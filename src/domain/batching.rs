@@ -18,6 +18,11 @@ wire_names! {
     }
 }
 
+/// Under the policy `continuous`, jobs with as many steps as a batch has are taken in before others of their size, but
+/// pass only those that rank less than this before them: a preference without this bound makes the others wait for ever
+/// on a busy device (`benches/simulate`: the 99th percentile grows by a third).
+pub const ALIKE_WITHIN_MS: i64 = 1_000;
+
 /// What jobs must share to be drawn in one batch under the policy `continuous`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SizeKey {

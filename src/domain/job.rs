@@ -164,16 +164,24 @@ pub struct Job {
     pub error: Option<JobError>,
 }
 
+/// A job's place in the queue: the smallest is the oldest, and next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueuePlace {
+    /// When it was accepted, in milliseconds since the Unix epoch, moved by its priority.
+    pub rank_ms: i64,
+    /// Of two accepted in the same millisecond, the first has the smaller id.
+    pub id: JobId,
+}
+
 impl Job {
-    /// Its place in the queue, the smallest first: when it was accepted, in milliseconds since the Unix epoch, moved by
-    /// its priority.
-    pub fn rank_ms(&self) -> i64 {
+    /// Its place in the queue.
+    pub fn place(&self) -> QueuePlace {
         let moved = match self.request.priority() {
             Priority::Interactive => -INTERACTIVE_LEAD_MS,
             Priority::Normal => 0,
             Priority::Bulk => BULK_DELAY_MS,
         };
-        self.created_at.plus_ms(moved).unix_ms()
+        QueuePlace { rank_ms: self.created_at.plus_ms(moved).unix_ms(), id: self.id }
     }
 }
 

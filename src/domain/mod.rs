@@ -16,12 +16,12 @@ mod size_conditioning;
 mod timestamp;
 
 pub use artifact::{Artifact, ImageFormat};
-pub use batching::{BatchingPolicy, SizeKey};
+pub use batching::{ALIKE_WITHIN_MS, BatchingPolicy, SizeKey};
 pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};
 pub use ids::{JobId, ModelId, ParseIdError, WorkerId};
-pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, Transition};
+pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
 pub use model::{LatentRgb, ModelDefaults, ModelInfo};
 pub use request::{GenerationRequest, Limits, MAX_SEED, OutputOptions, Priority, RequestDraft};
 pub use sampling::{NamedSampler, NoiseSource, SamplerKind, SigmaSchedule};

@@ -18,8 +18,9 @@ pub struct JobStream {
     job: JobId,
     first: VecDeque<JobEvent>,
     events: Subscription,
-    /// States that began before this are told already.
+    /// States that began before this, in no later attempt, are told already.
     told_until: Timestamp,
+    told_attempts: u32,
     last: EventId,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -49,8 +50,17 @@ impl GenerationService {
         let told_until = if knows_state { self.parts.clock.now() } else { Timestamp::from_unix_ms(0) };
         let ended = job.status.is_terminal();
         let first = if ended || after.is_none() { state_of(&job).into_iter().collect() } else { VecDeque::new() };
-        let last = after.unwrap_or(EventId(0));
-        Ok(JobStream { service: self.clone(), job: id, first, events, told_until, last, ended: false, _permit: permit })
+        Ok(JobStream {
+            service: self.clone(),
+            job: id,
+            first,
+            events,
+            told_until,
+            told_attempts: job.attempts,
+            last: after.unwrap_or(EventId(0)),
+            ended: false,
+            _permit: permit,
+        })
     }
 
     /// Waits until a job has ended, at most so long; the job as it then stands.
@@ -78,8 +88,13 @@ impl JobStream {
                 None => self.next_told().await?,
             };
             // Events told by the row carry the row's times: an id seen already is told again only for a job's end.
-            let is_state = matches!(event.kind, JobEventKind::Queued | JobEventKind::Started { .. });
-            let is_old = is_state && event.at <= self.told_until && self.last > EventId(0);
+            // A worker may have begun in the very millisecond in which the row still said `queued`.
+            let is_told = match event.kind {
+                JobEventKind::Queued => true,
+                JobEventKind::Started { attempt } => attempt <= self.told_attempts,
+                _ => false,
+            };
+            let is_old = is_told && event.at <= self.told_until && self.last > EventId(0);
             if is_old {
                 continue;
             }

@@ -12,6 +12,8 @@ mod contract;
 mod e2e;
 // The step loop: batches, cancels, failures, and that a batch never changes a picture.
 mod engine;
+// Readers of foreign bytes against bytes that nobody would send in good faith.
+mod fuzz;
 // Numbers against the reference implementation, stage by stage.
 mod golden;
 // openapi.yaml is what the code says.

@@ -4,12 +4,14 @@
 //! Between keys the device goes by turns. A turn belongs to the key of the oldest sample; it lasts as many evaluations as
 //! the longest sample aboard at its start has left, and others of its key join meanwhile. What is unfinished at its end is
 //! parked, and the next turn is that of the oldest sample then. So a key waits for no more than one picture of each other
-//! key, and a device that serves one key never stops.
+//! key, and a device that serves one key never stops. Who comes late but is older than all that were there when the turn
+//! began (by rank: an interactive job) has the next turn at once.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::{BatchCaps, BatchKey, CostModel, Demand, SampleId, SampleMeta, StepBatch, StopReason};
+use crate::domain::{ALIKE_WITHIN_MS, QueuePlace};
 
 /// Keeps whose turn it is and who is aboard; the samples' own state is the engine's.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ struct Turn {
     key: Arc<BatchKey>,
     /// Evaluations until another key may have its turn.
     left: u32,
+    /// The oldest sample at the turn's start.
+    oldest: Place,
     /// In the order of their coming aboard.
     aboard: Vec<SampleId>,
     stop: StopReason,
@@ -59,8 +63,9 @@ impl Continuous {
         let mut parked = Vec::new();
         if let Some(mut turn) = self.turn.take() {
             turn.aboard.retain(|id| find(samples, *id).is_some());
+            let is_older = |sample: &SampleMeta| place(sample) < turn.oldest && !sample.is_of(&turn.key);
             let goes_on = || !turn.aboard.is_empty() || samples.iter().any(|sample| sample.is_of(&turn.key));
-            if turn.left > 0 && goes_on() {
+            if turn.left > 0 && !samples.iter().any(is_older) && goes_on() {
                 return Some((turn, false));
             }
             parked = turn.aboard;
@@ -69,11 +74,11 @@ impl Continuous {
         // Another key's samples leave their places; the same key's keep them.
         parked.retain(|id| find(samples, *id).is_some_and(|sample| sample.is_of(&oldest.key)));
         let (key, stop) = (oldest.key.clone(), StopReason::NoMoreCompatible);
-        Some((Turn { key, left: 0, aboard: parked, stop }, true))
+        Some((Turn { key, left: 0, oldest: place(oldest), aboard: parked, stop }, true))
     }
 
-    /// Takes aboard what there is room for: the oldest first, so that nobody is passed over for ever, then those with as
-    /// many steps as the oldest aboard, then the others.
+    /// Takes aboard what there is room for: the oldest first; then, of those that came soon after it
+    /// ([`ALIKE_WITHIN_MS`]), the ones with as many steps as the oldest aboard; then the others by age.
     fn fill(&self, turn: &mut Turn, samples: &[SampleMeta]) {
         let mut aboard: Vec<SampleId> = turn.aboard.clone();
         aboard.sort_unstable();
@@ -87,9 +92,11 @@ impl Continuous {
             let waiting = || samples.iter().filter(waits);
             let first = waiting().min_by_key(|sample| place(sample));
             let like = turn.aboard.first().and_then(|id| find(samples, *id)).or(first).map_or(0, |sample| sample.steps);
+            let until = first.map_or(i64::MAX, |sample| sample.place.rank_ms.saturating_add(ALIKE_WITHIN_MS));
+            let is_alike = |sample: &SampleMeta| sample.steps == like && sample.place.rank_ms <= until;
             let first = first.map(|sample| sample.id);
             waiting().for_each(|sample| {
-                coming.offer((Some(sample.id) != first, sample.steps != like, sample.rank_ms, sample.id));
+                coming.offer((Some(sample.id) != first, !is_alike(sample), place(sample)));
             });
         }
         let mut is_full = false;
@@ -150,25 +157,27 @@ impl Continuous {
             steps,
             rows: if is_lost { 0 } else { target.max(1).saturating_sub(of_key) },
             target,
-            before_rank_ms: ends.then(|| oldest.map_or(i64::MAX, |sample| sample.rank_ms)),
+            before: if ends { oldest.map(|sample| sample.place) } else { Some(turn.oldest.0) },
         })
     }
 }
 
-/// Who is older: the smaller.
-fn place(sample: &SampleMeta) -> (i64, SampleId) {
-    (sample.rank_ms, sample.id)
+/// Who is older: the smaller. A job's samples are told apart by their ids.
+type Place = (QueuePlace, SampleId);
+
+fn place(sample: &SampleMeta) -> Place {
+    (sample.place, sample.id)
 }
 
 fn find(samples: &[SampleMeta], id: SampleId) -> Option<&SampleMeta> {
     samples.binary_search_by_key(&id, |sample| sample.id).ok().map(|at| &samples[at])
 }
 
-/// The first few of many, by (not the oldest, other steps, rank, id).
+/// The first few of many, by (not the oldest, not alike, place).
 struct Coming {
     most: usize,
     /// The last of them on top.
-    heap: BinaryHeap<(bool, bool, i64, SampleId)>,
+    heap: BinaryHeap<(bool, bool, Place)>,
 }
 
 impl Coming {
@@ -176,7 +185,7 @@ impl Coming {
         Self { most, heap: BinaryHeap::new() }
     }
 
-    fn offer(&mut self, sample: (bool, bool, i64, SampleId)) {
+    fn offer(&mut self, sample: (bool, bool, Place)) {
         if self.heap.len() < self.most {
             self.heap.push(sample);
         } else if let Some(mut last) = self.heap.peek_mut()
@@ -187,13 +196,13 @@ impl Coming {
     }
 
     fn in_order(self) -> impl Iterator<Item = SampleId> {
-        self.heap.into_sorted_vec().into_iter().map(|(.., id)| id)
+        self.heap.into_sorted_vec().into_iter().map(|(.., (_, id))| id)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{aboard, sample};
+    use super::super::tests::{aboard, queue_place, sample};
     use super::super::{Batcher, Cost};
     use super::*;
     use crate::domain::BatchingPolicy;
@@ -295,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn likes_pass_only_those_that_came_shortly_before() {
+        let mut bench = Bench::new(eager(BatchCaps { max_rows: 2, ..CAPS }));
+        for (id, steps, rank_ms) in [(1, 9, 0), (2, 1, 1_000), (3, 1, 1_100), (4, 9, 2_001), (5, 9, 2_002)] {
+            bench.come(id, 8, steps);
+            bench.samples.last_mut().expect("it came").place.rank_ms = rank_ms;
+        }
+        let mut order: Vec<Vec<u64>> = (0..4).map(|_| bench.step()).collect();
+        order.dedup();
+        assert_eq!(order, [vec![1, 2], vec![1, 3], vec![1, 4]]);
+    }
+
+    #[test]
     fn a_key_has_its_turn_for_as_long_as_its_longest_sample_at_the_start() {
         let mut bench = Bench::new(eager(CAPS));
         bench.come(1, 8, 3);
@@ -317,7 +338,7 @@ mod tests {
         let mut bench = Bench::new(eager(CAPS));
         bench.come(1, 8, 1);
         bench.come(2, 16, 1);
-        bench.samples[1].rank_ms = -30_000;
+        bench.samples[1].place.rank_ms = -30_000;
         assert_eq!(bench.step(), [2]);
         assert_eq!(bench.step(), [1]);
     }
@@ -348,7 +369,7 @@ mod tests {
             (batch.rows.len(), batch.stop)
         };
         assert_eq!(come_and_count(Cost { fixed: 0.001, per_row: 0.020 }), (2, StopReason::Cost));
-        assert_eq!(come_and_count(Cost { fixed: 0.005, per_row: 0.010 }), (6, StopReason::Cost));
+        assert_eq!(come_and_count(Cost { fixed: 0.005, per_row: 0.010 }), (7, StopReason::Cost));
         assert_eq!(come_and_count(Cost { fixed: 0.020, per_row: 0.004 }), (16, StopReason::NoMoreCompatible));
     }
 
@@ -356,8 +377,8 @@ mod tests {
     fn rows_that_wait_elsewhere_count() {
         let mut bench = Bench::new(trained(BatchCaps { max_rows: 64, ..CAPS }, Cost { fixed: 0.001, per_row: 0.020 }));
         (0..16).for_each(|id| bench.come(id, 8, 20));
-        bench.batcher.set_waiting(304);
-        assert_eq!(bench.step().len(), 8);
+        bench.batcher.set_waiting(48);
+        assert_eq!(bench.step().len(), 6);
     }
 
     #[test]
@@ -387,18 +408,32 @@ mod tests {
             bench.demand()
         };
         let told = demand(&mut bench);
-        assert_eq!((told.rows, told.target, told.steps, told.before_rank_ms), (6, 8, 2, None));
+        assert_eq!((told.rows, told.target, told.steps, told.before), (6, 8, 2, Some(queue_place(1, 1))));
         // Before its last evaluation, the first one's place counts as free.
         bench.samples[0].left = 1;
         assert_eq!(demand(&mut bench).rows, 7);
         bench.samples.remove(0);
         // One evaluation of the turn is left: only an older one could have the next.
         let told = demand(&mut bench);
-        assert_eq!((told.rows, told.before_rank_ms), (7, Some(2)));
+        assert_eq!((told.rows, told.before), (7, Some(queue_place(2, 2))));
         // Another key's older sample is here already: whoever joined now would be parked.
-        bench.samples.insert(0, sample(0, 16, 3, 1));
-        bench.samples.sort_by_key(|sample| sample.id);
+        bench.come(3, 16, 3);
+        bench.samples[0].place.rank_ms = 4;
+        bench.samples[1].place.rank_ms = 3;
         let told = demand(&mut bench);
-        assert_eq!((told.rows, told.before_rank_ms), (0, Some(0)));
+        assert_eq!((told.rows, told.before), (0, Some(queue_place(3, 3))));
+    }
+
+    #[test]
+    fn who_is_older_than_all_that_were_there_has_the_next_turn_at_once() {
+        let mut bench = Bench::new(eager(CAPS));
+        bench.come(1, 8, 4);
+        assert_eq!(bench.step(), [1]);
+        bench.come(2, 16, 2);
+        bench.come(3, 8, 1);
+        assert_eq!(bench.step(), [1, 3], "the others came later");
+        bench.samples.iter_mut().for_each(|sample| sample.place.rank_ms -= if sample.id.0 == 2 { 30_000 } else { 0 });
+        assert_eq!([bench.step(), bench.step()], [[2], [2]]);
+        assert_eq!([bench.step(), bench.step()], [[1], [1]]);
     }
 }

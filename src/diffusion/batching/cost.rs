@@ -13,6 +13,8 @@ use super::BatchKey;
 /// `a / b` before anything was measured: 4 rows double the time of an empty forward. Batches are then neither one row nor
 /// all there is, so that soon there is something to fit.
 const PRIOR_RATIO: f64 = 4.0;
+/// `a / b` at least: enough for a second row to be tried when a long queue waits.
+const LEAST_RATIO: f64 = 0.02;
 /// An earlier forward counts this much of a later one.
 const FORGET: f64 = 0.98;
 /// The spread of rows (their sum of squared deviations, the latest forward counting 1) from which a slope can be told.
@@ -39,15 +41,17 @@ impl Cost {
         self.fixed + self.per_row * f64::from(rows)
     }
 
-    /// How many rows a forward should have when so many are in the system.
+    /// How many rows a forward should have when so many are in the system: `2 sqrt(k (1 + k / 30) a / b)`.
     ///
-    /// With n of k rows aboard, all are done after `(k / n) (a + b n)` an evaluation: on average a row waits half of that
-    /// for its turn. A row aboard waits `b n` for those beside it. The sum `k a / 2n + b n / 8` (those who share a forward
-    /// leave it at different times, and their places are taken at once, so that only a quarter of the half is lost) is
-    /// least at `n = 2 sqrt(k a / b)`; the eighth is what simulated traffic wants (`benches/simulate.rs`). Where rows
-    /// cost all and the forward nothing, that is one at a time; where the forward costs all, it is whatever there is.
+    /// With n of k rows aboard, all are done after `(k / n) (a + b n)` an evaluation. On average a row waits half of that
+    /// for its turn, and aboard it waits in proportion to n for those beside it; `k a / n` and `b n` are in balance when n
+    /// goes with `sqrt(k a / b)`. The factors are what simulated traffic wants (`benches/simulate`): 2, since places are
+    /// taken at once, so that rows wait for each other less than whole batches would; and `1 + k / 30`, since a long queue
+    /// means a busy device, on which those yet to come wait less too. Where rows cost all and the forward nothing, that is
+    /// one at a time; where the forward costs all, it is whatever there is.
     pub fn rows(self, in_system: u32) -> u32 {
-        let rows = 2.0 * (f64::from(in_system) * self.fixed / self.per_row).sqrt();
+        let k = f64::from(in_system);
+        let rows = 2.0 * (k * (1.0 + k / 30.0) * self.fixed / self.per_row).sqrt();
         // Saturates at the ends; NaN cannot come of two finite costs, of which one is above 0.
         rows.round() as u32
     }
@@ -181,8 +185,9 @@ impl Fit {
             return;
         }
         let slope = (self.rows_seconds - self.weight * rows * seconds) / spread;
-        // Neither part can be below nothing, whatever the noise says.
-        let per_row = slope.clamp(1e-3 * seconds / rows, seconds / rows);
+        // Neither part can be below nothing, whatever the noise says. And a forward is never taken for free: one at a time
+        // would be best then for ever, and nothing would ever be learnt to the contrary.
+        let per_row = slope.clamp(1e-3 * seconds / rows, seconds / (rows + LEAST_RATIO));
         self.cost = Cost { fixed: seconds - per_row * rows, per_row };
     }
 }
@@ -234,6 +239,12 @@ mod tests {
     }
 
     #[test]
+    fn a_forward_is_never_taken_for_free() {
+        let found = trained(0.0, 0.020, 1.0).of(&sample(0, 8, 1, 1).key);
+        assert!(found.fixed >= 0.99 * LEAST_RATIO * found.per_row && found.rows(40) >= 2, "{found:?}");
+    }
+
+    #[test]
     fn a_device_that_becomes_slower_for_good_is_believed() {
         let (mut model, key) = (trained(0.020, 0.004, 1.0), sample(0, 8, 1, 1).key);
         for count in 0..400 {
@@ -258,9 +269,9 @@ mod tests {
     #[test]
     fn the_best_number_of_rows_follows_the_costs() {
         let saturated = Cost { fixed: 0.001, per_row: 0.020 };
-        assert_eq!((saturated.rows(2), saturated.rows(20)), (1, 2));
+        assert_eq!((saturated.rows(2), saturated.rows(20)), (1, 3));
         let idle = Cost { fixed: 0.020, per_row: 0.004 };
-        assert_eq!((idle.rows(1), idle.rows(16)), (4, 18));
+        assert_eq!((idle.rows(1), idle.rows(16)), (5, 22));
         assert_eq!(Cost { fixed: 1.0, per_row: 1e-300 }.rows(u32::MAX), u32::MAX);
     }
 

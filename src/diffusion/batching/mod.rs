@@ -13,7 +13,7 @@ pub use continuous::Continuous;
 pub use cost::{Cost, CostModel};
 pub use grouped::Grouped;
 
-use crate::domain::{BatchingPolicy, ModelId};
+use crate::domain::{BatchingPolicy, ModelId, QueuePlace};
 
 /// One picture in progress, within one engine; grows with arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,8 +55,8 @@ pub struct SampleMeta {
     pub left: u32,
     /// Rows an evaluation takes: 2 when guided, else 1.
     pub rows: u32,
-    /// Its job's place in the queue ([`crate::domain::Job::rank_ms`]): the smallest is the oldest.
-    pub rank_ms: i64,
+    /// Its job's place in the queue: the smallest is the oldest.
+    pub place: QueuePlace,
 }
 
 impl SampleMeta {
@@ -151,8 +151,9 @@ pub struct Demand {
     pub rows: u32,
     /// Rows that a batch of this key should have at present.
     pub target: u32,
-    /// Set when the turn is about to end: samples of another key ranked before this would have the next turn.
-    pub before_rank_ms: Option<i64>,
+    /// Samples of another key that stand before this would have the next turn: the oldest at the turn's start, and when it
+    /// is about to end, the oldest of those that are left; `None`: there are none.
+    pub before: Option<QueuePlace>,
 }
 
 /// Chooses the next forward, by one of the policies.
@@ -251,7 +252,11 @@ mod tests {
             height: pixels,
             model: ModelId::new("m"),
         };
-        SampleMeta { id: SampleId(id), key: Arc::new(key), steps, left: steps, rows, rank_ms: id as i64 }
+        SampleMeta { id: SampleId(id), key: Arc::new(key), steps, left: steps, rows, place: queue_place(id as i64, id) }
+    }
+
+    pub(super) fn queue_place(rank_ms: i64, id: u64) -> QueuePlace {
+        QueuePlace { rank_ms, id: uuid::Uuid::from_u128(u128::from(id)).into() }
     }
 
     pub(super) fn aboard(batch: &StepBatch) -> Vec<u64> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
+use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
 use crate::images::RgbImage;
 
 /// A job for the engine.
@@ -12,8 +12,8 @@ pub struct EngineJob {
     pub id: JobId,
     /// What to draw.
     pub request: Arc<GenerationRequest>,
-    /// Its place in the queue ([`crate::domain::Job::rank_ms`]).
-    pub rank_ms: i64,
+    /// Its place in the queue.
+    pub place: QueuePlace,
 }
 
 /// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.
@@ -95,8 +95,8 @@ pub struct EngineDemand {
     pub rows: u32,
     /// Rows that a batch of this size should have at present.
     pub target: u32,
-    /// Set when the turn is about to end: jobs of another size ranked before this would have the next turn.
-    pub before_rank_ms: Option<i64>,
+    /// Jobs of another size that stand before this would have the next turn; `None`: any would.
+    pub before: Option<QueuePlace>,
     /// Jobs that the engine had taken by then, since it started: who sent more has news that this does not know.
     pub admitted: u64,
 }

@@ -103,8 +103,8 @@ impl StepLoop {
         let batch = self.batcher.next(&samples)?;
         if let Some(demand) = self.batcher.demand(&samples) {
             let size = SizeKey { model: demand.key.model.clone(), width: demand.key.width, height: demand.key.height };
-            let Demand { steps, rows, target, before_rank_ms, .. } = demand;
-            let demand = EngineDemand { size, steps, rows, target, before_rank_ms, admitted: self.admitted };
+            let Demand { steps, rows, target, before, .. } = demand;
+            let demand = EngineDemand { size, steps, rows, target, before, admitted: self.admitted };
             (self.sink)(EngineEvent::Demand(demand));
         }
         Some(batch)
@@ -158,7 +158,7 @@ impl StepLoop {
                 steps: request.steps(),
                 left: told.plan.steps.len() as u32,
                 rows: if request.is_guided() { 2 } else { 1 },
-                rank_ms: job.rank_ms,
+                place: job.place,
             };
             self.next_sample += 1;
             let id = meta.id;

@@ -8,7 +8,7 @@ use super::EngineOptions;
 use super::events::{EngineEvent, EngineJob, EventSink};
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
-use crate::domain::{ErrorCode, GenerationRequest, JobId};
+use crate::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace};
 use crate::images::RgbImage;
 
 /// More commands than jobs a worker ever holds: it is full only when the engine hangs.
@@ -127,7 +127,8 @@ pub fn draw(
             let _ = sender.try_send(event);
         }
     });
-    let job = EngineJob { id: JobId::generate(), request: Arc::new(request), rank_ms: 0 };
+    let id = JobId::generate();
+    let job = EngineJob { id, request: Arc::new(request), place: QueuePlace { rank_ms: 0, id } };
     let mut engine = StepLoop::new(vec![pipeline], options, sink);
     engine.admit(&job);
     while !engine.is_idle() {

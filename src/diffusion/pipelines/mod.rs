@@ -11,8 +11,9 @@ mod registry;
 mod stable_diffusion;
 mod stable_diffusion_xl;
 
+pub use crate::diffusion::weights::Changes;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
-pub use registry::{ModelSource, load};
+pub use registry::{ModelPlace, ModelSource, load};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
 

@@ -1,65 +1,80 @@
 //! From a model's source to a pipeline of its family.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Device;
 use serde_json::Value;
 
 use super::{Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
-use crate::diffusion::weights::Checkpoint;
+use crate::diffusion::weights::{Changes, Checkpoint};
 use crate::domain::{DeviceSpec, ModelId};
 
-/// Where a model comes from.
+/// A model, where it comes from, and what its operator says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSource {
+    /// The name clients use.
+    pub id: ModelId,
+    /// Where its files are.
+    pub place: ModelPlace,
+    /// A folder whose configurations and tokenizers go before what a single file tells.
+    pub config: Option<PathBuf>,
+    /// Another autoencoder, a variant, other values.
+    pub changes: Changes,
+}
+
+/// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelSource {
-    /// A diffusers folder on disk.
-    Folder {
-        /// The name clients use.
-        id: ModelId,
-        /// The folder with `model_index.json`.
-        path: PathBuf,
-    },
-    /// A model inside the binary.
-    Embedded {
-        /// The name clients use, and the embedded folder's.
-        id: ModelId,
-    },
+pub enum ModelPlace {
+    /// Inside the binary, by the name of the built-in model.
+    Embedded(String),
+    /// A diffusers folder with `model_index.json`, or a checkpoint in one file.
+    Path(PathBuf),
 }
 
 impl ModelSource {
-    /// From what an operator writes: the id of a built-in model, or a folder, whose name becomes the id.
+    /// A folder or file of this name, as it is.
+    pub fn at(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let (id, place) = (ModelId::new(id), ModelPlace::Path(path.into()));
+        Self { id, place, config: None, changes: Changes::default() }
+    }
+
+    /// From what an operator writes: the id of a built-in model, a folder, or a safetensors file, whose name becomes the id.
     ///
     /// # Errors
-    /// A text that is neither.
+    /// A text that is none of them.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         if builtin::checkpoint(text).is_some() {
-            return Ok(Self::Embedded { id: ModelId::new(text) });
+            let (id, place) = (ModelId::new(text), ModelPlace::Embedded(text.to_owned()));
+            return Ok(Self { id, place, config: None, changes: Changes::default() });
         }
         let path = PathBuf::from(text);
-        let name =
-            path.canonicalize().ok().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
-        match name {
-            Some(name) if path.is_dir() => Ok(Self::Folder { id: ModelId::new(name), path }),
-            _ => Err(format!("`{text}` is neither a built-in model (`{}`) nor a folder", builtin::PINHOLE)),
+        let whole = path.canonicalize().ok().filter(|path| path.is_dir() || path.is_file());
+        let stem = |path: &Path| if path.is_file() { path.file_stem() } else { path.file_name() }.map(OsStr::to_owned);
+        match whole.as_deref().and_then(stem) {
+            Some(name) => Ok(Self::at(name.to_string_lossy(), path)),
+            None => Err(format!(
+                "`{text}` is neither a built-in model (`{}`) nor a folder nor a safetensors file",
+                builtin::PINHOLE
+            )),
         }
     }
 
-    /// The name clients use.
-    pub fn id(&self) -> &ModelId {
-        match self {
-            Self::Folder { id, .. } | Self::Embedded { id } => id,
-        }
-    }
-
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        match self {
-            Self::Folder { path, .. } => Ok(Checkpoint::Folder(path.clone())),
-            Self::Embedded { id } => builtin::checkpoint(id.as_str()).ok_or_else(|| Error::Unsupported {
-                file: id.to_string(),
+    /// Its files, seen as a diffusers folder.
+    ///
+    /// # Errors
+    /// A file that is no checkpoint, or something named beside it that cannot be read.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let base = match &self.place {
+            ModelPlace::Path(path) if path.is_dir() => Checkpoint::Folder(path.clone()),
+            ModelPlace::Path(path) => Checkpoint::file(path, self.config.clone())?,
+            ModelPlace::Embedded(name) => builtin::checkpoint(name).ok_or_else(|| Error::Unsupported {
+                file: name.clone(),
                 reason: "this binary was built without that model (feature `pinhole`)".to_owned(),
-            }),
-        }
+            })?,
+        };
+        Ok(base.changed(self.changes.clone())?)
     }
 }
 
@@ -71,7 +86,7 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let checkpoint = source.checkpoint()?;
     let index: Value = checkpoint.json("model_index.json")?;
     let device = open(device)?;
-    let id = source.id().clone();
+    let id = source.id.clone();
     match index.get("_class_name").and_then(Value::as_str) {
         Some(class) if STABLE_DIFFUSION.contains(&class) => {
             Ok(Arc::new(StableDiffusion::load(id, class, &checkpoint, device)?))

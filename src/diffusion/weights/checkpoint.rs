@@ -2,18 +2,25 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::changes::Changed;
+use super::disk;
+use super::header::PICKLED;
+use super::single_file::{Layout, VaeFile};
 use super::tensors::{Bytes, Shard, Weights};
+use super::variants::{self, WeightFile, choose};
 use super::{Error, Result};
 
 /// Finds an embedded file by its path inside the checkpoint.
 pub type EmbeddedFiles = fn(&str) -> Option<Cow<'static, [u8]>>;
 
-/// A checkpoint in the diffusers folder layout: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, ...
+/// A checkpoint, seen in the diffusers folder layout: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, ...
 #[derive(Clone)]
 pub enum Checkpoint {
     /// A folder on disk.
@@ -25,6 +32,23 @@ pub enum Checkpoint {
         /// Finds them.
         files: EmbeddedFiles,
     },
+    /// One file in the names of the original code, by [`Checkpoint::file`].
+    File(Arc<SingleFile>),
+    /// The folder of an autoencoder alone.
+    VaeFolder(PathBuf),
+    /// The file of an autoencoder alone.
+    VaeFile(Arc<VaeFile>),
+    /// Another with what an operator says of it, by [`Checkpoint::changed`].
+    Changed(Arc<Changed>),
+}
+
+/// A checkpoint in one file.
+pub struct SingleFile {
+    path: PathBuf,
+    shard: Arc<Shard>,
+    layout: Layout,
+    /// A folder whose configurations and tokenizers go before what the file tells.
+    configs: Option<PathBuf>,
 }
 
 impl fmt::Debug for Checkpoint {
@@ -34,93 +58,165 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
+    /// Opens a checkpoint in one file. Configurations and tokenizers come from the folder `configs` where it has them.
+    ///
+    /// # Errors
+    /// A file that is no safetensors file, or no checkpoint of a known family.
+    pub fn file(path: &Path, configs: Option<PathBuf>) -> Result<Self> {
+        let file = path.display().to_string();
+        if variants::is_pickle(&file) {
+            return Err(Error::Malformed { file, reason: PICKLED.to_owned() });
+        }
+        let shard = disk::shard(path)?;
+        let layout = Layout::read(shard.header()).map_err(|reason| Error::Malformed { file, reason })?;
+        Ok(Self::File(Arc::new(SingleFile { path: path.to_owned(), shard, layout, configs })))
+    }
+
+    /// What a single file was found to be.
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::File(file) => Some(&file.layout),
+            Self::Changed(changed) => changed.base.layout(),
+            _ => None,
+        }
+    }
+
     /// How messages name a file of it.
     pub fn describe(&self, relative: &str) -> String {
+        let within = |path: &Path| match relative {
+            "" => path.display().to_string(),
+            _ => format!("{} ({relative})", path.display()),
+        };
         match self {
+            Self::Folder(root) if relative.is_empty() => root.display().to_string(),
             Self::Folder(root) => root.join(relative).display().to_string(),
             Self::Embedded { name, .. } => format!("{name}/{relative}"),
+            Self::VaeFolder(root) => root.join(below_vae(relative)).display().to_string(),
+            Self::File(file) => within(&file.path),
+            Self::VaeFile(file) => within(&file.path),
+            Self::Changed(changed) => changed.of(relative).describe(relative),
         }
     }
 
     /// Whether it has this file.
     pub fn has(&self, relative: &str) -> bool {
         match self {
-            Self::Folder(root) => is_inside(relative) && root.join(relative).is_file(),
+            Self::Folder(root) => disk::has(root, relative),
             Self::Embedded { files, .. } => files(relative).is_some(),
+            Self::VaeFolder(root) => disk::has(root, below_vae(relative)),
+            Self::File(file) => {
+                file.configs.as_ref().is_some_and(|configs| disk::has(configs, relative))
+                    || file.layout.text(relative).is_some()
+            }
+            Self::VaeFile(_) => relative == VAE_CONFIG,
+            Self::Changed(changed) => changed.patches.contains_key(relative) || changed.of(relative).has(relative),
         }
     }
 
     /// A whole small file, as text.
     pub fn text(&self, relative: &str) -> Result<String> {
-        let bytes = match self {
-            Self::Folder(root) => {
-                std::fs::read(self.checked(root, relative)?).map_err(|e| self.unreadable(relative, &e))?
-            }
+        match self {
+            Self::Folder(root) => disk::text(root, relative),
             Self::Embedded { files, .. } => {
-                files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?.into_owned()
+                let bytes = files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?.into_owned();
+                String::from_utf8(bytes).map_err(|_| self.malformed(relative, "it is not UTF-8 text"))
             }
-        };
-        String::from_utf8(bytes).map_err(|_| self.malformed(relative, "it is not UTF-8 text"))
+            Self::VaeFolder(root) => disk::text(root, below_vae(relative)),
+            Self::File(file) => match &file.configs {
+                Some(configs) if disk::has(configs, relative) => disk::text(configs, relative),
+                _ => match file.layout.text(relative) {
+                    Some(Ok(text)) => Ok(text),
+                    Some(Err(reason)) => Err(self.malformed(relative, format!("{reason}; {NAME_CONFIGS}"))),
+                    None => Err(self.unreadable(relative, &format!("the file does not tell it; {NAME_CONFIGS}"))),
+                },
+            },
+            Self::VaeFile(file) if relative == VAE_CONFIG => Ok(file.config.to_string()),
+            Self::VaeFile(_) => Err(self.unreadable(relative, &"it is an autoencoder alone")),
+            Self::Changed(changed) => match changed.patches.get(relative) {
+                Some(_) => Ok(self.json::<Value>(relative)?.to_string()),
+                None => changed.of(relative).text(relative),
+            },
+        }
     }
 
     /// A JSON file.
     pub fn json<T: DeserializeOwned>(&self, relative: &str) -> Result<T> {
-        serde_json::from_str(&self.text(relative)?).map_err(|error| self.malformed(relative, error.to_string()))
+        let malformed = |error: serde_json::Error| self.malformed(relative, error.to_string());
+        if let Self::Changed(changed) = self
+            && let Some(patch) = changed.patches.get(relative)
+        {
+            let (base, absent) = (changed.of(relative), Value::Object(serde_json::Map::new()));
+            let mut json = if base.has(relative) { base.json::<Value>(relative)? } else { absent };
+            super::changes::merge(&mut json, patch);
+            return serde_json::from_value(json).map_err(malformed);
+        }
+        serde_json::from_str(&self.text(relative)?).map_err(malformed)
     }
 
-    /// The weights of one component, such as `unet`: `<component>/<stem>.safetensors`, or its shards by the index file,
-    /// or the `fp16` variant where only that is there.
+    /// The weights of one component, such as `unet`: one safetensors file, or the shards that an index file names, in the
+    /// plain variant or, where only another is there, in that.
     pub fn weights(&self, component: &str, device: &Device) -> Result<Weights> {
-        let stems = ["diffusion_pytorch_model", "model"];
-        for stem in stems {
-            for variant in ["", ".fp16"] {
-                let whole = format!("{component}/{stem}{variant}.safetensors");
-                if self.has(&whole) {
-                    return Weights::open(vec![self.shard(&whole)?], device);
-                }
-                let index = format!("{component}/{stem}.safetensors.index{variant}.json");
-                if self.has(&index) {
-                    let shards = self.shard_names(component, &index)?;
-                    return Weights::open(shards.iter().map(|name| self.shard(name)).collect::<Result<_>>()?, device);
-                }
-            }
-        }
-        Err(self.unreadable(
-            &format!("{component}/{}.safetensors", stems[0]),
-            &"there is no such file, nor model.safetensors",
-        ))
+        self.variant_of(component, None, device)
     }
 
-    fn shard_names(&self, component: &str, index: &str) -> Result<Vec<String>> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: std::collections::BTreeMap<String, String>,
+    pub(super) fn variant_of(&self, component: &str, variant: Option<&str>, device: &Device) -> Result<Weights> {
+        match self {
+            Self::Folder(_) | Self::Embedded { .. } | Self::VaeFolder(_) => {
+                Weights::open(self.shards(component, variant)?, None, device)
+            }
+            Self::File(file) => match file.layout.component(component) {
+                Some(found) => Weights::open(vec![file.shard.clone()], Some(found.names.clone()), device),
+                None if component == "vae" => Err(self.malformed(
+                    "",
+                    "it has no autoencoder (`first_stage_model`); name a file or folder that has one by `vae`",
+                )),
+                None => Err(self.malformed("", format!("it has no tensors of `{component}`"))),
+            },
+            Self::VaeFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
+            Self::Changed(changed) => {
+                changed.of(&format!("{component}/")).variant_of(component, changed.variant.as_deref(), device)
+            }
         }
-        let map = self.json::<Index>(index)?.weight_map;
-        let names: std::collections::BTreeSet<String> = map.into_values().collect();
-        Ok(names.into_iter().map(|name| format!("{component}/{name}")).collect())
     }
 
-    fn shard(&self, relative: &str) -> Result<Shard> {
-        let bytes = match self {
-            Self::Folder(root) => {
-                let path = self.checked(root, relative)?;
-                let file = std::fs::File::open(&path).map_err(|error| self.unreadable(relative, &error))?;
-                Bytes::map(&file).map_err(|error| self.unreadable(relative, &error))?
-            }
-            Self::Embedded { files, .. } => {
-                Bytes::Held(files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?)
+    fn shards(&self, component: &str, variant: Option<&str>) -> Result<Vec<Arc<Shard>>> {
+        let within = |name: &str| format!("{component}/{name}");
+        let chosen = choose(&self.names(component), variant)
+            .map_err(|reason| self.unreadable(&within(&variants::usual_name()), &reason))?;
+        let index = match chosen {
+            WeightFile::Whole(name) => return Ok(vec![self.shard(&within(&name))?]),
+            WeightFile::Index(name) => within(&name),
+        };
+        let tensors =
+            variants::shards(&self.json::<Value>(&index)?).map_err(|reason| self.malformed(&index, reason))?;
+        let read = |(file, tensors): (String, Vec<String>)| {
+            let shard = self.shard(&within(&file))?;
+            match shard.lacking(tensors) {
+                None => Ok(shard),
+                Some(tensor) => Err(Error::Missing { file: self.describe(&within(&file)), tensor }),
             }
         };
-        Shard::parse(self.describe(relative), bytes)
+        tensors.into_iter().map(read).collect()
     }
 
-    fn checked(&self, root: &Path, relative: &str) -> Result<PathBuf> {
-        // An index file names other files: they must not lead out of the checkpoint.
-        if is_inside(relative) {
-            Ok(root.join(relative))
-        } else {
-            Err(self.unreadable(relative, &"it lies outside the checkpoint"))
+    /// What lies in the folder of a component.
+    pub(super) fn names(&self, component: &str) -> Vec<String> {
+        match self {
+            Self::Folder(root) => disk::names(&root.join(component)),
+            Self::VaeFolder(root) => disk::names(root),
+            _ => variants::usual_names().filter(|name| self.has(&format!("{component}/{name}"))).collect(),
+        }
+    }
+
+    fn shard(&self, relative: &str) -> Result<Arc<Shard>> {
+        match self {
+            Self::Folder(root) => disk::shard(&disk::inside(root, relative)?),
+            Self::VaeFolder(root) => disk::shard(&disk::inside(root, below_vae(relative))?),
+            Self::Embedded { files, .. } => {
+                let bytes = files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?;
+                Shard::parse(self.describe(relative), Bytes::Held(bytes))
+            }
+            _ => Err(self.unreadable(relative, &"it is no folder")),
         }
     }
 
@@ -134,6 +230,10 @@ impl Checkpoint {
     }
 }
 
-fn is_inside(relative: &str) -> bool {
-    Path::new(relative).components().all(|part| matches!(part, Component::Normal(_)))
+const NAME_CONFIGS: &str = "name a folder with the checkpoint's configurations and tokenizer by `config`";
+const VAE_CONFIG: &str = "vae/config.json";
+
+/// The folder of an autoencoder alone stands for `vae/`.
+fn below_vae(relative: &str) -> &str {
+    relative.strip_prefix("vae").map_or(relative, |rest| rest.trim_start_matches('/'))
 }

@@ -1,12 +1,24 @@
-//! Checkpoint files to tensors: diffusers folders and embedded files; names as they stand in the checkpoint.
+//! Checkpoint files to tensors: diffusers folders, embedded files, and single files in the original code's names, which are
+//! seen as such folders ([`Checkpoint`]).
 //!
-//! Every fault of a file is one error naming the file, the tensor and what was expected; hostile files neither panic nor
+//! A header is checked before anything is read by it ([`Header`]). Every fault of a file is one error naming the file, the tensor and what was expected; hostile files neither panic nor
 //! allocate what their headers claim. Does not know networks.
 
+mod changes;
 mod checkpoint;
+mod clip_vocabulary;
+mod disk;
+mod header;
+mod names;
+mod single_file;
 mod tensors;
+mod variants;
 
-pub use checkpoint::{Checkpoint, EmbeddedFiles};
+pub use changes::{Changed, Changes};
+pub use checkpoint::{Checkpoint, EmbeddedFiles, SingleFile};
+pub use header::{Dtype, Header, TensorInfo};
+pub use names::{NameMap, View};
+pub use single_file::{Family, Layout, Prediction, VaeFile};
 pub use tensors::Weights;
 
 /// What can be wrong with a checkpoint.
@@ -57,6 +69,18 @@ pub enum Error {
         tensor: String,
         /// As stored.
         dtype: String,
+    },
+    /// A tensor holds a number that would spoil every picture.
+    #[error("{file}: tensor `{tensor}` holds {value} at index {index}; weights must be finite")]
+    NotFinite {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// NaN or an infinity.
+        value: f32,
+        /// The first of its kind, counted in the order of storage.
+        index: usize,
     },
     /// The device did not take it.
     #[error("cannot place tensor `{tensor}` of {file} on the device: {reason}")]

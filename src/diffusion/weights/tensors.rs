@@ -1,13 +1,15 @@
 //! Safetensors bytes to tensors, by name and expected shape.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
 use candle_core::{Device, Shape, Tensor};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
 
+use super::header::{Dtype, Header, TensorInfo, hint, shown};
+use super::names::{NameMap, View};
 use super::{Error, Result};
 
 /// A file's bytes: mapped from disk or held in memory.
@@ -38,36 +40,41 @@ impl AsRef<[u8]> for Bytes {
 pub(super) struct Shard {
     file: String,
     bytes: Bytes,
+    header: Header,
 }
 
 impl Shard {
-    pub(super) fn parse(file: String, bytes: Bytes) -> Result<Self> {
-        // The crate checks the header's length, that offsets neither overlap nor leave the file, and sizes against dtypes.
-        SafeTensors::deserialize(bytes.as_ref()).map_err(|error| Error::Malformed {
-            file: file.clone(),
-            reason: format!("not a whole safetensors file ({error})"),
-        })?;
-        Ok(Self { file, bytes })
+    pub(super) fn parse(file: String, bytes: Bytes) -> Result<Arc<Self>> {
+        match Header::parse(bytes.as_ref()) {
+            Ok(header) => Ok(Arc::new(Self { file, bytes, header })),
+            Err(fault) => {
+                let reason = match hint(bytes.as_ref()) {
+                    Some(hint) => hint.to_owned(),
+                    None => format!("not a whole safetensors file: {fault}"),
+                };
+                Err(Error::Malformed { file, reason })
+            }
+        }
     }
 
-    fn views(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(self.bytes.as_ref()).expect("parsed when opened. This is a bug in weights.")
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The first of these tensors that is not here.
+    pub(super) fn lacking(&self, tensors: Vec<String>) -> Option<String> {
+        let held: HashSet<&str> = self.header.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        tensors.into_iter().find(|tensor| !held.contains(tensor.as_str()))
     }
 }
 
 struct Files {
-    shards: Vec<Shard>,
-    /// Full name -> shard, dtype, shape, bytes from..to in the shard's data.
-    index: std::collections::HashMap<String, Entry>,
+    shards: Vec<Arc<Shard>>,
+    /// Name in the file -> its shard, and its place among the tensors of that shard.
+    index: HashMap<String, (usize, usize)>,
+    /// From the names asked for to those in the file; `None` where they are the same.
+    names: Option<NameMap>,
     device: Device,
-}
-
-struct Entry {
-    shard: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    from: usize,
-    to: usize,
 }
 
 /// The tensors of one component below a name prefix; cloning is cheap.
@@ -77,24 +84,26 @@ pub struct Weights {
     prefix: String,
 }
 
+/// A tensor that was found: where it stands, and how it is seen.
+struct Found<'a> {
+    shard: &'a Shard,
+    info: &'a TensorInfo,
+    view: View,
+}
+
 impl Weights {
-    pub(super) fn open(shards: Vec<Shard>, device: &Device) -> Result<Self> {
-        let mut index = std::collections::HashMap::new();
+    pub(super) fn open(shards: Vec<Arc<Shard>>, names: Option<NameMap>, device: &Device) -> Result<Self> {
+        let mut index = HashMap::new();
         for (number, shard) in shards.iter().enumerate() {
-            let start = shard.bytes.as_ref().as_ptr() as usize;
-            for (name, view) in shard.views().iter() {
-                let from = view.data().as_ptr() as usize - start;
-                let entry = Entry {
-                    shard: number,
-                    dtype: view.dtype(),
-                    shape: view.shape().to_vec(),
-                    from,
-                    to: from + view.data().len(),
-                };
-                index.insert(name.to_owned(), entry);
+            for (place, tensor) in shard.header.tensors.iter().enumerate() {
+                if let Some((first, _)) = index.insert(tensor.name.clone(), (number, place)) {
+                    let (name, first) = (shown(&tensor.name), &shards[first].file);
+                    let reason = format!("tensor `{name}` is in {first} as well");
+                    return Err(Error::Malformed { file: shard.file.clone(), reason });
+                }
             }
         }
-        Ok(Self { files: Arc::new(Files { shards, index, device: device.clone() }), prefix: String::new() })
+        Ok(Self { files: Arc::new(Files { shards, index, names, device: device.clone() }), prefix: String::new() })
     }
 
     /// The weights one name further down.
@@ -106,7 +115,7 @@ impl Weights {
 
     /// Whether there is such a tensor.
     pub fn contains(&self, name: &str) -> bool {
-        self.files.index.contains_key(&self.full(name))
+        self.find(&self.full(name)).is_ok()
     }
 
     /// The device tensors are placed on.
@@ -122,31 +131,53 @@ impl Weights {
         self.files.shards.iter().map(|shard| shard.file.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    /// By the full name networks ask for; where there is none, the name that the file should have.
+    fn find(&self, asked: &str) -> std::result::Result<Found<'_>, String> {
+        let (stored, view) = match &self.files.names {
+            None => (asked.to_owned(), View::Whole),
+            Some(names) => names.find(asked).ok_or_else(|| asked.to_owned())?,
+        };
+        match self.files.index.get(&stored) {
+            None => Err(stored),
+            Some((shard, place)) => {
+                let shard = &self.files.shards[*shard];
+                Ok(Found { shard, info: &shard.header.tensors[*place], view })
+            }
+        }
+    }
+
     /// One tensor as f32, of exactly this shape.
     ///
     /// # Errors
-    /// Missing, of another shape, or of a dtype other than F32, F16, BF16.
+    /// Missing, of another shape, of a dtype other than F32, F16, BF16, or with a number that is not finite.
     pub fn get(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
-        let (shape, tensor) = (shape.into(), self.full(name));
-        let Some(entry) = self.files.index.get(&tensor) else {
-            return Err(Error::Missing { file: self.file_names(), tensor });
-        };
-        let shard = &self.files.shards[entry.shard];
-        if entry.shape != shape.dims() {
-            let (found, expected) = (entry.shape.clone(), shape.dims().to_vec());
-            return Err(Error::Shape { file: shard.file.clone(), tensor, found, expected });
+        let shape = shape.into();
+        let Found { shard, info, view } = self
+            .find(&self.full(name))
+            .map_err(|stored| Error::Missing { file: self.file_names(), tensor: shown(&stored) })?;
+        let (file, tensor) = (shard.file.clone(), info.name.clone());
+        if view.shape(&info.shape).as_deref() != Some(shape.dims()) {
+            let (found, expected) = (info.shape.clone(), view.stored(shape.dims()));
+            return Err(Error::Shape { file, tensor, found, expected });
         }
-        let bytes = &shard.bytes.as_ref()[entry.from..entry.to];
-        let values: Vec<f32> = match entry.dtype {
+        let bytes = &shard.bytes.as_ref()[info.bytes.clone()];
+        let bytes = match view {
+            View::Third(k) => &bytes[k * bytes.len() / 3..(k + 1) * bytes.len() / 3],
+            _ => bytes,
+        };
+        let mut values: Vec<f32> = match info.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => return Err(Error::Dtype { file: shard.file.clone(), tensor, dtype: format!("{other:?}") }),
+            dtype => return Err(Error::Dtype { file, tensor, dtype: format!("{dtype:?}") }),
         };
-        Tensor::from_vec(values, shape, &self.files.device).map_err(|error| Error::Device {
-            file: shard.file.clone(),
-            tensor,
-            reason: error.to_string(),
-        })
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { file, tensor, value: values[index], index });
+        }
+        if let (View::Transposed, [rows, columns]) = (view, shape.dims()) {
+            values = (0..rows * columns).map(|at| values[at % columns * rows + at / columns]).collect();
+        }
+        let failed = |error: candle_core::Error| Error::Device { file, tensor, reason: error.to_string() };
+        Tensor::from_vec(values, shape, &self.files.device).map_err(failed)
     }
 }

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::record::{Place, Record, Room, fill_order, pixel_steps, row_pixels};
+use super::record::{Record, Room, fill_order, pixel_steps, row_pixels};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
     QueueStats, Rescued, Result, Select, StoreOptions,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, SizeKey, Timestamp};
+use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, QueuePlace, SizeKey, Timestamp};
 
 /// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
 pub struct MemoryStore {
@@ -22,8 +22,8 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     records: BTreeMap<JobId, Record>,
-    waiting: BTreeSet<Place>,
-    groups: BTreeMap<GroupKey, BTreeSet<Place>>,
+    waiting: BTreeSet<QueuePlace>,
+    groups: BTreeMap<GroupKey, BTreeSet<QueuePlace>>,
     running: BTreeSet<JobId>,
     keys: HashMap<String, JobId>,
     pixel_steps: u64,
@@ -46,7 +46,7 @@ impl State {
     /// Puts a record in its place, and takes its former self out of where it stood.
     fn put(&mut self, record: Record) {
         self.take(record.job.id);
-        let place = (record.rank_ms, record.job.id);
+        let place = record.place;
         match record.job.status {
             JobStatus::Queued => {
                 self.waiting.insert(place);
@@ -69,7 +69,7 @@ impl State {
 
     fn take(&mut self, id: JobId) -> Option<Record> {
         let record = self.records.remove(&id)?;
-        let place = (record.rank_ms, id);
+        let place = record.place;
         if self.waiting.remove(&place) {
             self.waiting_rows -= u64::from(record.job.request.rows());
         }
@@ -96,15 +96,16 @@ impl State {
     }
 
     /// The places of the selected jobs, in order; all that the caps let in are among them.
-    fn selected(&self, request: &ClaimRequest) -> Vec<Place> {
+    fn selected(&self, request: &ClaimRequest) -> Vec<QueuePlace> {
         // Each job has a row at least.
         let most = request.max_rows.max(1) as usize;
         let drawn = |key: &GroupKey| request.models.contains(&key.model);
         match &request.select {
             Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| first(group, most)),
-            Select::Other { except, before_rank_ms } => {
+            Select::Other { except, before } => {
                 let group = self.oldest_group(|key| drawn(key) && !except.contains(&key.size()));
-                let group = group.filter(|group| group.first().is_some_and(|(rank_ms, _)| rank_ms < before_rank_ms));
+                let group = group
+                    .filter(|group| before.is_none_or(|before| group.first().is_some_and(|oldest| *oldest < before)));
                 group.map_or_else(Vec::new, |group| first(group, most))
             }
             Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
@@ -114,7 +115,8 @@ impl State {
                     GroupKey { model, width, height, steps }
                 };
                 let of_size = self.groups.range(of(0)..=of(u32::MAX));
-                let mut by_age: Vec<Place> = of_size.flat_map(|(_, group)| group.iter().take(most)).copied().collect();
+                let mut by_age: Vec<QueuePlace> =
+                    of_size.flat_map(|(_, group)| group.iter().take(most)).copied().collect();
                 by_age.sort_unstable();
                 by_age.truncate(most);
                 let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, |group| first(group, most));
@@ -123,7 +125,7 @@ impl State {
         }
     }
 
-    fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<Place>> {
+    fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<QueuePlace>> {
         let groups = self.groups.iter().filter(|(key, _)| wanted(key)).map(|(_, group)| group);
         groups.min_by_key(|group| group.first().copied())
     }
@@ -134,11 +136,11 @@ impl State {
             let asked = &self.records[id].job.request;
             room.take(u64::from(asked.rows()), row_pixels(asked))
         };
-        self.selected(request).into_iter().map(|(_, id)| id).take_while(fits).collect()
+        self.selected(request).into_iter().map(|place| place.id).take_while(fits).collect()
     }
 }
 
-fn first(group: &BTreeSet<Place>, most: usize) -> Vec<Place> {
+fn first(group: &BTreeSet<QueuePlace>, most: usize) -> Vec<QueuePlace> {
     group.iter().take(most).copied().collect()
 }
 
@@ -187,7 +189,7 @@ impl JobStore for MemoryStore {
         let Some(record) = state.records.get(&id).filter(|record| record.job.status == JobStatus::Queued) else {
             return Ok(None);
         };
-        Ok(Some(state.waiting.range(..(record.rank_ms, id)).count() as u64))
+        Ok(Some(state.waiting.range(..record.place).count() as u64))
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {

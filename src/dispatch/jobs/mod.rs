@@ -13,7 +13,8 @@ pub use sqlite::SqliteStore;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, SizeKey, Timestamp, WorkerId,
+    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, QueuePlace, SizeKey, Timestamp,
+    WorkerId,
 };
 
 /// A job to be accepted.
@@ -77,13 +78,13 @@ pub struct ClaimRequest {
     pub lease_ms: u64,
 }
 
-/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::rank_ms`].
+/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::place`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
     /// For an idle device: the oldest job, then others of its [`crate::domain::GroupKey`].
     Group,
-    /// For a running batch: the oldest job of this size, so that none is passed over for ever, then those with as many
-    /// steps, then the others of this size.
+    /// For a running batch: the oldest job of this size; then, of those that came soon after it
+    /// ([`crate::domain::ALIKE_WITHIN_MS`]), the ones with as many steps; then the others of this size by age.
     Fill {
         /// The batch's.
         size: SizeKey,
@@ -91,12 +92,12 @@ pub enum Select {
         steps: u32,
     },
     /// For a device whose batch gives way: as `Group`, but of no size in `except`, and nothing unless the oldest such
-    /// job ranks before `before_rank_ms`.
+    /// job stands before `before`.
     Other {
         /// Sizes the device has aboard.
         except: Vec<SizeKey>,
-        /// The rank of the oldest job that the device could go on with.
-        before_rank_ms: i64,
+        /// The place of the oldest job that the device could go on with; `None`: there is none.
+        before: Option<QueuePlace>,
     },
 }
 

@@ -6,14 +6,15 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::{ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Rescued, Result, StoreOptions};
 use crate::domain::{
-    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, Timestamp, Transition, WorkerId,
+    ALIKE_WITHIN_MS, ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, QueuePlace, Timestamp,
+    Transition, WorkerId,
 };
 
 /// A job with what only the store needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) job: Job,
-    pub(super) rank_ms: i64,
+    pub(super) place: QueuePlace,
     pub(super) lease: Option<HeldLease>,
     pub(super) idempotency: Option<Idempotency>,
 }
@@ -43,7 +44,7 @@ impl Record {
             warnings: Vec::new(),
             error: None,
         };
-        Self { rank_ms: job.rank_ms(), job, lease: None, idempotency: new.idempotency }
+        Self { place: job.place(), job, lease: None, idempotency: new.idempotency }
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Lease> {
@@ -181,16 +182,13 @@ impl Record {
     }
 }
 
-/// Stands for a job's place in the queue: rank, then id.
-pub(super) type Place = (i64, JobId);
-
-/// The order of [`super::Select::Fill`], from the jobs of its size by age and those of its step count by age: the oldest,
-/// those alike, the rest.
-pub(super) fn fill_order(by_age: &[Place], alike: &[Place]) -> Vec<Place> {
+/// The order of [`super::Select::Fill`], from the jobs of its size by age and those of its step count by age.
+pub(super) fn fill_order(by_age: &[QueuePlace], alike: &[QueuePlace]) -> Vec<QueuePlace> {
     let oldest = by_age.first();
-    let mut order: Vec<Place> =
-        oldest.into_iter().chain(alike.iter().filter(|job| Some(*job) != oldest)).copied().collect();
-    let rest: Vec<Place> = by_age.iter().filter(|job| !order.contains(job)).copied().collect();
+    let until = oldest.map_or(i64::MAX, |place| place.rank_ms.saturating_add(ALIKE_WITHIN_MS));
+    let alike = alike.iter().filter(|job| Some(*job) != oldest && job.rank_ms <= until);
+    let mut order: Vec<QueuePlace> = oldest.into_iter().chain(alike).copied().collect();
+    let rest: Vec<QueuePlace> = by_age.iter().filter(|job| !order.contains(job)).copied().collect();
     order.extend(rest);
     order
 }

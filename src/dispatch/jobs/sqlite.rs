@@ -15,13 +15,13 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
-use super::record::{Place, Record, Room, fill_order};
+use super::record::{Record, Room, fill_order};
 use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
     Outcome, QueueStats, Rescued, Result, Select, StoreOptions,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, SizeKey};
+use crate::domain::{Clock, GroupKey, Job, JobId, QueuePlace, SizeKey};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -111,14 +111,18 @@ async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
 /// The group of the oldest waiting job of these models: one index look-up a model, as long as no size is excepted. Else
 /// the jobs of excepted sizes ranked before the limit are passed over, which are few: the oldest of a size is taken first.
 async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Option<GroupKey>> {
-    let (except, before_rank_ms) = match &request.select {
-        Select::Other { except, before_rank_ms } => (except.as_slice(), *before_rank_ms),
-        _ => (&[][..], i64::MAX),
+    let (except, before) = match &request.select {
+        Select::Other { except, before } => (except.as_slice(), *before),
+        _ => (&[][..], None),
     };
-    let mut oldest: Option<(Place, GroupKey)> = None;
+    let mut oldest: Option<(QueuePlace, GroupKey)> = None;
     for model in &request.models {
         let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
-        query.push(" AND model = ").push_bind(model.as_str()).push(" AND rank_ms < ").push_bind(before_rank_ms);
+        query.push(" AND model = ").push_bind(model.as_str());
+        if let Some(before) = before {
+            query.push(" AND (rank_ms, id) < (").push_bind(before.rank_ms);
+            query.push(", ").push_bind(id_bytes(before.id)).push(")");
+        }
         for size in except.iter().filter(|size| size.model == *model) {
             query.push(" AND NOT (width = ").push_bind(size.width);
             query.push(" AND height = ").push_bind(size.height).push(")");
@@ -126,7 +130,7 @@ async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest)
         query.push(" ORDER BY rank_ms, id LIMIT 1");
         let row = query.build().fetch_optional(&mut *connection).await?;
         let Some(row) = row else { continue };
-        let place = (row.try_get::<i64, _>("rank_ms")?, job_id(&row)?);
+        let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job_id(&row)? };
         if oldest.as_ref().is_none_or(|(other, _)| place < *other) {
             let (width, height) = (row.try_get("width")?, row.try_get("height")?);
             oldest = Some((place, GroupKey { model: model.clone(), width, height, steps: row.try_get("steps")? }));
@@ -156,14 +160,16 @@ async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest) -> R
         Select::Fill { size, steps } => {
             let by_age = waiting(connection, size, None, most).await?;
             let alike = waiting(connection, size, Some(*steps), most).await?;
-            let places = |jobs: &[(Place, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
-            let rows: HashMap<Place, RowCount> = by_age.iter().chain(&alike).copied().collect();
+            let places = |jobs: &[(QueuePlace, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
+            let rows: HashMap<QueuePlace, RowCount> = by_age.iter().chain(&alike).copied().collect();
             let order = fill_order(&places(&by_age), &places(&alike));
             order.into_iter().map(|place| (place, rows[&place])).collect()
         }
     };
     let mut room = Room::of(request);
-    let fits = |((_, id), RowCount { rows, row_pixels }): (Place, RowCount)| room.take(rows, row_pixels).then_some(id);
+    let fits = |(place, RowCount { rows, row_pixels }): (QueuePlace, RowCount)| {
+        room.take(rows, row_pixels).then_some(place.id)
+    };
     Ok(selected.into_iter().map_while(fits).collect())
 }
 
@@ -180,7 +186,7 @@ async fn waiting(
     size: &SizeKey,
     steps: Option<u32>,
     most: u32,
-) -> Result<Vec<(Place, RowCount)>> {
+) -> Result<Vec<(QueuePlace, RowCount)>> {
     let mut query = QueryBuilder::new("SELECT id, rank_ms, row_count FROM jobs WHERE status = 'queued'");
     query.push(" AND model = ").push_bind(size.model.as_str());
     query.push(" AND width = ").push_bind(size.width).push(" AND height = ").push_bind(size.height);
@@ -192,7 +198,8 @@ async fn waiting(
     let read = |row: &SqliteRow| {
         let rows = u64::from(row.try_get::<u32, _>("row_count")?);
         let row_pixels = rows * u64::from(size.width) * u64::from(size.height);
-        Ok(((row.try_get("rank_ms")?, job_id(row)?), RowCount { rows, row_pixels }))
+        let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job_id(row)? };
+        Ok((place, RowCount { rows, row_pixels }))
     };
     jobs.iter().map(read).collect()
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::record::{HeldLease, Record, pixel_steps};
 use super::{Error, Idempotency, Result};
-use crate::domain::{Job, JobId, JobStatus, Timestamp, WorkerId};
+use crate::domain::{Job, JobId, JobStatus, QueuePlace, Timestamp, WorkerId};
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
@@ -33,7 +33,8 @@ pub(super) fn record(row: &SqliteRow) -> Result<Record> {
         warnings: json(row.try_get("warnings")?)?,
         error: row.try_get::<Option<&str>, _>("error")?.map(json).transpose()?,
     };
-    Ok(Record { job, rank_ms: row.try_get("rank_ms")?, lease: lease(row)?, idempotency: idempotency(row)? })
+    let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job.id };
+    Ok(Record { job, place, lease: lease(row)?, idempotency: idempotency(row)? })
 }
 
 /// Adds a new record.
@@ -52,7 +53,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(request.steps())
     .bind(request.rows())
     .bind(pixel_steps(request) as i64)
-    .bind(record.rank_ms)
+    .bind(record.place.rank_ms)
     .bind(job.created_at.unix_ms())
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.key.as_str()))
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))

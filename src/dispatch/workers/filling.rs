@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::diffusion::engine::EngineDemand;
-use crate::domain::SizeKey;
+use crate::domain::{QueuePlace, SizeKey};
 
 /// The queue's length is asked for no more often.
 const WAITING_EVERY: Duration = Duration::from_millis(200);
@@ -22,6 +22,8 @@ pub(super) struct Filling {
     target: Option<u32>,
     /// Of this size nothing waited; nothing has come since.
     exhausted: Option<SizeKey>,
+    /// Of other sizes nothing waited that stands before (`Some(None)`: nothing at all); nothing has come since.
+    none_before: Option<Option<QueuePlace>>,
     asked_waiting: Option<Instant>,
 }
 
@@ -43,12 +45,28 @@ impl Filling {
     /// Something may have come into the queue.
     pub(super) fn look_again(&mut self) {
         self.exhausted = None;
+        self.none_before = None;
         self.looked = false;
     }
 
     /// Nothing of this size waits.
     pub(super) fn found_none(&mut self, size: SizeKey) {
         self.exhausted = Some(size);
+    }
+
+    /// Nothing of other sizes waits that stands before.
+    pub(super) fn found_none_before(&mut self, before: Option<QueuePlace>) {
+        self.none_before = Some(before);
+    }
+
+    /// Whether something of another size may wait that stands before.
+    pub(super) fn may_be_before(&self, before: Option<QueuePlace>) -> bool {
+        match (self.none_before, before) {
+            (None, _) => true,
+            (Some(None), _) => false,
+            (Some(Some(_)), None) => true,
+            (Some(Some(none)), Some(before)) => none < before,
+        }
     }
 
     /// What is worth a look at the queue now: once each demand, and again when something has come.
@@ -81,9 +99,13 @@ mod tests {
     use super::*;
     use crate::domain::ModelId;
 
+    fn before(rank_ms: i64) -> QueuePlace {
+        QueuePlace { rank_ms, id: uuid::Uuid::nil().into() }
+    }
+
     fn demand(width: u32, rows: u32, admitted: u64) -> EngineDemand {
         let size = SizeKey { model: ModelId::new("m"), width, height: 8 };
-        EngineDemand { size, steps: 4, rows, target: rows + 2, before_rank_ms: None, admitted }
+        EngineDemand { size, steps: 4, rows, target: rows + 2, before: Some(before(7)), admitted }
     }
 
     #[test]
@@ -112,7 +134,14 @@ mod tests {
             filling.wanted().map(|demand| demand.rows)
         };
         assert_eq!((rows(&mut filling, 8), rows(&mut filling, 16)), (Some(0), Some(4)));
+        filling.found_none_before(Some(before(7)));
+        let may_be =
+            |filling: &Filling| [Some(before(7)), Some(before(8)), None].map(|place| filling.may_be_before(place));
+        assert_eq!(may_be(&filling), [false, true, true]);
+        filling.found_none_before(None);
+        assert_eq!(may_be(&filling), [false; 3]);
         filling.look_again();
+        assert_eq!(may_be(&filling), [true; 3]);
         assert_eq!(rows(&mut filling, 8), Some(4));
     }
 }

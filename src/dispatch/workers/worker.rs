@@ -156,12 +156,14 @@ impl Worker {
             let workers = self.parts.hub.workers().len().max(1) as u64;
             self.engine.set_waiting(u32::try_from(stats.waiting_rows / workers).unwrap_or(u32::MAX));
         }
-        if let Some(before_rank_ms) = demand.before_rank_ms {
+        let before = demand.before;
+        if self.filling.may_be_before(before) {
             let aboard = self.aboard.values().map(|run| GroupKey::of(&run.claimed.job.request).size());
             let except = aboard.collect::<HashSet<SizeKey>>().into_iter().collect();
-            if self.claim(Select::Other { except, before_rank_ms }, demand.target).await > 0 {
+            if self.claim(Select::Other { except, before }, demand.target).await > 0 {
                 return;
             }
+            self.filling.found_none_before(before);
         }
         if demand.rows > 0 {
             let select = Select::Fill { size: demand.size.clone(), steps: demand.steps };
@@ -196,7 +198,7 @@ impl Worker {
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
-            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()), rank_ms: job.rank_ms() });
+            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()), place: job.place() });
             self.aboard.insert(job.id, JobRun::new(claimed));
         }
         let count = jobs.len();

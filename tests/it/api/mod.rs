@@ -2,6 +2,7 @@
 
 // What is refused, and how.
 mod bad_input;
+mod continuous;
 // Jobs from submit to end.
 mod jobs;
 // Pictures and their representations.

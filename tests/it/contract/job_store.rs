@@ -8,8 +8,8 @@ use darkroom::dispatch::jobs::{
     Outcome, QueueStats, Rescued, Select,
 };
 use darkroom::domain::{
-    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, RequestDraft, SizeKey,
-    Timestamp,
+    ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, QueuePlace, RequestDraft,
+    SizeKey, Timestamp,
 };
 
 use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, succeeded};
@@ -235,6 +235,18 @@ async fn a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest(bed: Bed
     assert_eq!(claimed_ids(&fill(128, 99, 8).await.unwrap()), [jobs[0], jobs[6]]);
 }
 
+async fn a_fill_prefers_likes_only_of_the_oldest_jobs_age(bed: Bed) {
+    let mut jobs = Vec::new();
+    for (steps, later) in [(30, 0), (40, 500), (20, 500), (50, 1), (20, 0)] {
+        bed.clock.advance_ms(later);
+        jobs.push(bed.insert(with(|draft| draft.steps = Some(steps))).await.id);
+    }
+    let select = Select::Fill { size: size(64), steps: 20 };
+    let taken = bed.store.claim(ClaimRequest { select, ..claim(8) }).await.unwrap();
+    // The third came a second after the first and passes the second; the last is too late to pass anybody.
+    assert_eq!(claimed_ids(&taken), [jobs[0], jobs[2], jobs[1], jobs[3], jobs[4]]);
+}
+
 async fn a_fill_stays_within_rows(bed: Bed) {
     let mut jobs = Vec::new();
     for images in [3, 1, 2] {
@@ -260,19 +272,22 @@ async fn another_size_is_taken_only_when_its_oldest_job_is_older(bed: Bed) {
         jobs.push(bed.insert(of(width, steps)).await);
         bed.clock.advance_ms(10);
     }
-    let other = |except: &[u32], before_rank_ms| {
+    let other = |except: &[u32], before| {
         let except = except.iter().map(|width| size(*width)).collect();
-        bed.store.claim(ClaimRequest { select: Select::Other { except, before_rank_ms }, ..claim(8) })
+        bed.store.claim(ClaimRequest { select: Select::Other { except, before }, ..claim(8) })
     };
-    let rank = |job: &Job| job.rank_ms();
-    assert!(other(&[64], rank(&jobs[1])).await.unwrap().is_empty(), "as old is not older");
-    assert!(other(&[64, 128], rank(&jobs[2])).await.unwrap().is_empty());
+    let place = |job: &Job| Some(job.place());
+    assert!(other(&[64], place(&jobs[1])).await.unwrap().is_empty(), "as old is not older");
+    assert!(other(&[64, 128], place(&jobs[2])).await.unwrap().is_empty());
+    // Of two accepted in the same millisecond, the first is the older.
+    let earlier = QueuePlace { rank_ms: jobs[1].place().rank_ms, id: uuid::Uuid::nil().into() };
+    assert!(other(&[64], Some(earlier)).await.unwrap().is_empty());
     // The group of the oldest of another size.
-    let taken = other(&[64], rank(&jobs[1]) + 1).await.unwrap();
+    let taken = other(&[64], Some(QueuePlace { id: uuid::Uuid::max().into(), ..jobs[1].place() })).await.unwrap();
     assert_eq!(claimed_ids(&taken), [jobs[1].id, jobs[4].id]);
-    assert_eq!(claimed_ids(&other(&[64, 128], i64::MAX).await.unwrap()), [jobs[2].id]);
-    assert!(other(&[64, 128], i64::MAX).await.unwrap().is_empty());
-    assert_eq!(claimed_ids(&other(&[], i64::MAX).await.unwrap()), [jobs[0].id]);
+    assert_eq!(claimed_ids(&other(&[64, 128], None).await.unwrap()), [jobs[2].id]);
+    assert!(other(&[64, 128], None).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&other(&[], None).await.unwrap()), [jobs[0].id]);
 }
 
 async fn a_heartbeat_holds_a_lease(bed: Bed) {
@@ -511,6 +526,7 @@ for_every_store![
     a_claim_stays_within_rows,
     a_claim_stays_within_row_pixels,
     a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest,
+    a_fill_prefers_likes_only_of_the_oldest_jobs_age,
     a_fill_stays_within_rows,
     another_size_is_taken_only_when_its_oldest_job_is_older,
     a_heartbeat_holds_a_lease,

@@ -5,6 +5,7 @@ mod event_bus;
 mod job_store;
 mod job_store_bed;
 mod job_store_files;
+mod streams;
 mod workers;
 
 use darkroom::domain::{

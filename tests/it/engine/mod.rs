@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::engine::{self, EngineEvent, EngineHandle, EngineJob, EngineOptions, Fault, FaultPoint, draw};
-use darkroom::domain::{ErrorCode, GenerationRequest, JobId, RequestDraft};
+use darkroom::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace, RequestDraft};
 use darkroom::images::RgbImage;
 
 use crate::support::drafts::{checked, draft, pipeline};
@@ -36,8 +36,10 @@ fn run_together(
     let options = EngineOptions { fault: Some(fault), ..options };
     let sink = Box::new(move |event| sender.send(event).unwrap());
     let handle = engine::start(pipelines, options, sink).unwrap();
-    let jobs =
-        requests.iter().map(|(id, request)| EngineJob { id: *id, request: Arc::new(request.clone()), rank_ms: 0 });
+    let jobs = requests.iter().map(|(id, request)| {
+        let place = QueuePlace { rank_ms: 0, id: *id };
+        EngineJob { id: *id, request: Arc::new(request.clone()), place }
+    });
     handle.admit(jobs.collect()).unwrap();
     drop(held);
     let (mut events, mut ended) = (Vec::new(), 0);

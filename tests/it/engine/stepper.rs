@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use darkroom::diffusion::batching::{BatchCaps, Cost};
 use darkroom::diffusion::engine::{BatchReport, EngineEvent, EngineJob, EngineOptions, FaultHook, StepLoop};
 use darkroom::diffusion::pipelines::Pipeline;
-use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId};
+use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace};
 use darkroom::images::RgbImage;
 
 /// Forwards that cost the same whatever their rows: as many rows are aboard as the caps allow.
@@ -54,7 +54,11 @@ impl Stepper {
     /// Admits a job that ranks after all before it.
     pub(super) fn admit(&mut self, request: &GenerationRequest) -> JobId {
         let id = JobId::generate();
-        self.engine.admit(&EngineJob { id, request: Arc::new(request.clone()), rank_ms: self.admitted });
+        self.engine.admit(&EngineJob {
+            id,
+            request: Arc::new(request.clone()),
+            place: QueuePlace { rank_ms: self.admitted, id },
+        });
         self.admitted += 1;
         self.hear();
         id

@@ -15,3 +15,6 @@ mod samplers;
 
 // Whole pictures, per sampler.
 mod pipeline;
+
+// The same weights in one file, in shards, in variants, with another autoencoder.
+mod single_files;

@@ -185,18 +185,41 @@ mod bad_files {
         for bytes in [&whole[..whole.len() / 2], &whole[..100], &[][..], &b"not safetensors at all"[..], &huge] {
             let (_folder, checkpoint) = with_weights(bytes);
             let error = load(&checkpoint, config("{}")).unwrap_err();
-            assert!(error.contains("text_encoder/model.safetensors") && error.contains("safetensors file"), "{error}");
+            assert!(error.contains("text_encoder/model.safetensors") && error.contains("whole safetensors"), "{error}");
         }
     }
 
     #[test]
-    fn overlapping_offsets_are_refused() {
-        let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header);
-        bytes.extend_from_slice(&[0; 12]);
+    fn what_is_no_safetensors_file_at_all_is_called_what_it_seems_to_be() {
+        for (bytes, part) in [
+            (&b"PK\x03\x04 and the rest of an archive"[..], "save_file"),
+            (&b"\x80\x02}q\x00."[..], "pickle"),
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"[..], "git lfs pull"),
+            (&b"\n<!DOCTYPE html><html>"[..], "web page"),
+        ] {
+            let (_folder, checkpoint) = with_weights(bytes);
+            let error = load(&checkpoint, config("{}")).unwrap_err();
+            assert!(error.contains("text_encoder/model.safetensors") && error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_no_number_is_named_with_its_tensor() {
+        let mut bytes = good();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
         let (_folder, checkpoint) = with_weights(&bytes);
-        assert!(load(&checkpoint, config("{}")).unwrap_err().contains("not a whole safetensors file"));
+        let error = load(&checkpoint, config("{}")).unwrap_err();
+        assert!(error.contains("tensor `") && error.contains("holds NaN at index"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_or_a_folder_in_a_files_place_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("text_encoder/model.safetensors")).unwrap();
+        let checkpoint = Checkpoint::Folder(folder.path().to_owned());
+        let error = checkpoint.weights("text_encoder", &Device::Cpu).err().unwrap().to_string();
+        assert!(error.contains("no regular file"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{DeviceSpec, GenerationRequest, Limits, ModelId, RequestDraft};
+use darkroom::domain::{DeviceSpec, GenerationRequest, Limits, RequestDraft};
 
 /// tests/fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -13,7 +13,7 @@ pub(crate) fn fixtures() -> PathBuf {
 
 /// One of the tiny checkpoints, on the CPU.
 pub(crate) fn pipeline(style: &str) -> Arc<dyn Pipeline> {
-    let source = ModelSource::Folder { id: ModelId::new(style), path: fixtures().join(style) };
+    let source = ModelSource::at(style, fixtures().join(style));
     pipelines::load(&source, DeviceSpec::Cpu).expect("a fixture loads")
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod browser;
 pub(crate) mod drafts;
 pub(crate) mod gate;
+pub(crate) mod single_files;
 pub(crate) mod sse;
 
 /// Says that a test was skipped and why. Fails instead where nothing may be skipped (`DARKROOM_FORBID_SKIPS`).

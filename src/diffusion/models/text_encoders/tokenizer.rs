@@ -8,7 +8,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
 use crate::diffusion::weights::{Checkpoint, Error, Result};
 
@@ -146,5 +146,8 @@ fn from_vocab(checkpoint: &Checkpoint, folder: &str) -> Result<Tokenizer> {
         PreTokenizerWrapper::Split(words),
         PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)),
     ])));
+    // A mark inside a prompt is that mark, not the letters it is written with.
+    let marks = ["<|startoftext|>", "<|endoftext|>"].map(|mark| AddedToken::from(mark, true));
+    tokenizer.add_special_tokens(marks).map_err(failed)?;
     Ok(tokenizer)
 }

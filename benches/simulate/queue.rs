@@ -1,0 +1,83 @@
+//! The waiting jobs, selected as the job stores select them (`dispatch::jobs::Select`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use darkroom::domain::{ALIKE_WITHIN_MS, QueuePlace};
+
+/// A job's number, and its place before it: the smaller, the older.
+type Waiting = (QueuePlace, usize);
+
+#[derive(Default)]
+pub(super) struct Queue {
+    /// By size and steps.
+    groups: BTreeMap<(usize, u32), BTreeSet<Waiting>>,
+    waiting: usize,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn push(&mut self, job: Waiting, size: usize, steps: u32) {
+        self.groups.entry((size, steps)).or_default().insert(job);
+        self.waiting += 1;
+    }
+
+    fn oldest(&self, wanted: impl Fn(usize) -> bool) -> Option<(QueuePlace, (usize, u32))> {
+        let fronts = self.groups.iter().filter(|((size, _), _)| wanted(*size));
+        fronts.filter_map(|(key, group)| group.first().map(|(place, _)| (*place, *key))).min()
+    }
+
+    fn pop(&mut self, key: (usize, u32)) -> Option<usize> {
+        let (_, job) = self.groups.get_mut(&key)?.pop_first()?;
+        self.waiting -= 1;
+        Some(job)
+    }
+
+    /// The oldest, then others of its size and steps.
+    pub(super) fn group(&mut self, most: usize) -> Vec<usize> {
+        let Some((_, key)) = self.oldest(|_| true) else { return Vec::new() };
+        (0..most.max(1)).map_while(|_| self.pop(key)).collect()
+    }
+
+    /// As `group`, of no size in `except`, and only if its oldest is older than `before`.
+    pub(super) fn other(&mut self, except: &[usize], before: Option<QueuePlace>, most: usize) -> Vec<usize> {
+        match self.oldest(|size| !except.contains(&size)) {
+            Some((place, key)) if before.is_none_or(|before| place < before) => {
+                (0..most.max(1)).map_while(|_| self.pop(key)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Of one size: the oldest, those with as many steps that came soon after it, the rest.
+    pub(super) fn fill(&mut self, size: usize, steps: u32, most: usize) -> Vec<usize> {
+        let mut taken = Vec::new();
+        let Some((oldest, _)) = self.oldest(|other| other == size) else { return taken };
+        while taken.len() < most {
+            let alike = self.groups.get(&(size, steps)).and_then(BTreeSet::first);
+            let is_due = alike.is_some_and(|(place, _)| place.rank_ms <= oldest.rank_ms + ALIKE_WITHIN_MS);
+            let alike = if is_due && !taken.is_empty() { self.pop((size, steps)) } else { None };
+            let next = alike.or_else(|| {
+                let (_, key) = self.oldest(|other| other == size)?;
+                self.pop(key)
+            });
+            match next {
+                Some(job) => taken.push(job),
+                None => break,
+            }
+        }
+        taken
+    }
+
+    /// In strict order: the oldest, and those after it until one differs in size or steps.
+    pub(super) fn in_order(&mut self, most: usize) -> Vec<usize> {
+        let mut taken = Vec::new();
+        let Some((_, first)) = self.oldest(|_| true) else { return taken };
+        while taken.len() < most.max(1) && self.oldest(|_| true).is_some_and(|(_, key)| key == first) {
+            taken.extend(self.pop(first));
+        }
+        taken
+    }
+}

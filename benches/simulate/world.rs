@@ -1,0 +1,237 @@
+//! Devices, their batchers and the clock.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use darkroom::diffusion::batching::{BatchCaps, BatchKey, Batcher, Demand, SampleId, SampleMeta};
+use darkroom::domain::{BatchingPolicy, ModelId, QueuePlace};
+use uuid::Uuid;
+
+use super::queue::Queue;
+use super::traffic::{Family, Job, Random};
+
+/// What a forward costs there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Device {
+    /// In seconds.
+    pub(super) fixed: f64,
+    /// In seconds, of a size of scale 1.
+    pub(super) per_row: f64,
+    /// Most rows.
+    pub(super) cap: u32,
+}
+
+impl Device {
+    pub(super) fn seconds(self, scale: f64, rows: u32) -> f64 {
+        self.fixed + self.per_row * scale * f64::from(rows)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// The engine's.
+    Continuous,
+    /// The engine's.
+    Grouped,
+    /// Batches of neighbours in the queue, to their end; nobody is passed over.
+    FirstComeFirstServed,
+    /// No batches.
+    OneAtATime,
+}
+
+impl Policy {
+    pub(super) const ALL: [Self; 4] = [Self::Continuous, Self::Grouped, Self::FirstComeFirstServed, Self::OneAtATime];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Continuous => "continuous",
+            Self::Grouped => "grouped",
+            Self::FirstComeFirstServed => "first come, first served",
+            Self::OneAtATime => "one at a time",
+        }
+    }
+
+    /// The two that are not the engine's need no batcher of their own: what they take runs to its end as one group.
+    fn batcher(self, cap: u32) -> Batcher {
+        let policy = if self == Self::Continuous { BatchingPolicy::Continuous } else { BatchingPolicy::Grouped };
+        Batcher::new(policy, BatchCaps { max_rows: cap, max_row_pixels: u64::MAX })
+    }
+}
+
+struct Seat {
+    batcher: Batcher,
+    samples: Vec<SampleMeta>,
+    /// Whose samples they are.
+    jobs: Vec<usize>,
+    next_id: u64,
+    demand: Option<Demand>,
+    target: Option<u32>,
+    /// Aboard the forward that runs, by id.
+    aboard: Vec<SampleId>,
+}
+
+/// A run, and what came of it.
+pub(super) struct World {
+    pub(super) jobs: Vec<Job>,
+    pub(super) forwards: u64,
+    pub(super) rows: u64,
+    device: Device,
+    policy: Policy,
+    keys: Vec<Arc<BatchKey>>,
+    scales: Vec<f64>,
+    queue: Queue,
+    seats: Vec<Seat>,
+    idle: BTreeSet<usize>,
+    /// Ends of forwards: nanoseconds, seat.
+    ends: BinaryHeap<Reverse<(u64, usize)>>,
+    random: Random,
+}
+
+impl World {
+    /// Every job from its coming to its end.
+    pub(super) fn run(family: &Family, policy: Policy, jobs: Vec<Job>) -> Self {
+        let Family { device, devices, mix, .. } = family;
+        let key = |scale: &f64| {
+            let width = (512.0 * scale) as u32;
+            let latent_shape = (4, 64, width as usize / 8);
+            Arc::new(BatchKey { latent_shape, tokens: 77, width, height: 512, model: ModelId::new("m") })
+        };
+        let keys = mix.scales.iter().map(key).collect();
+        let seat = |_| Seat {
+            batcher: policy.batcher(device.cap),
+            samples: Vec::new(),
+            jobs: Vec::new(),
+            next_id: 0,
+            demand: None,
+            target: None,
+            aboard: Vec::new(),
+        };
+        let mut world = Self {
+            jobs,
+            forwards: 0,
+            rows: 0,
+            device: *device,
+            policy,
+            keys,
+            scales: mix.scales.clone(),
+            queue: Queue::default(),
+            seats: (0..*devices).map(seat).collect(),
+            idle: (0..*devices).collect(),
+            ends: BinaryHeap::new(),
+            random: Random::new(7),
+        };
+        world.play();
+        world
+    }
+
+    /// Seconds of a job that has an idle device for itself.
+    pub(super) fn alone(&self, job: &Job) -> f64 {
+        self.device.seconds(self.scales[job.size], 1) * f64::from(job.steps)
+    }
+
+    fn play(&mut self) {
+        let mut coming = 0;
+        loop {
+            let end = self.ends.peek().map(|Reverse((nanos, _))| *nanos as f64 / 1e9);
+            let comes = self.jobs.get(coming).map(|job| job.comes);
+            match (comes, end) {
+                (None, None) => return,
+                (Some(comes), end) if end.is_none_or(|end| comes <= end) => {
+                    // All that come at one moment are there before anybody looks.
+                    while let Some(job) = self.jobs.get(coming).filter(|job| job.comes <= comes) {
+                        self.queue.push((place(job, coming), coming), job.size, job.steps);
+                        coming += 1;
+                    }
+                    while self.queue.len() > 0
+                        && let Some(seat) = self.idle.pop_first()
+                    {
+                        self.begin(seat, comes);
+                    }
+                }
+                (_, Some(end)) => {
+                    if let Some(Reverse((_, seat))) = self.ends.pop() {
+                        self.advance(seat, end);
+                        self.begin(seat, end);
+                    }
+                }
+                (Some(_), None) => {}
+            }
+        }
+    }
+
+    /// What was aboard is a step further.
+    fn advance(&mut self, seat: usize, now: f64) {
+        let seat = &mut self.seats[seat];
+        for id in &seat.aboard {
+            if let Ok(at) = seat.samples.binary_search_by_key(id, |sample| sample.id) {
+                seat.samples[at].left -= 1;
+                if seat.samples[at].left == 0 {
+                    seat.samples.remove(at);
+                    self.jobs[seat.jobs.remove(at)].ends = now;
+                }
+            }
+        }
+    }
+
+    /// Takes what it can use, and the next forward, if any.
+    fn begin(&mut self, seat: usize, now: f64) {
+        let taken = self.claim(seat);
+        let devices = self.seats.len();
+        let Seat { batcher, samples, jobs, next_id, .. } = &mut self.seats[seat];
+        for job in taken {
+            let Job { size, steps, .. } = self.jobs[job];
+            let (id, key, place) = (SampleId(*next_id), self.keys[size].clone(), place(&self.jobs[job], job));
+            samples.push(SampleMeta { id, key, steps, left: steps, rows: 1, place });
+            jobs.push(job);
+            *next_id += 1;
+        }
+        batcher.set_waiting((self.queue.len() / devices) as u32);
+        let Some(batch) = batcher.next(samples) else {
+            self.idle.insert(seat);
+            return;
+        };
+        let rows = batch.rows.len() as u32;
+        let size = self.keys.iter().position(|key| *key == batch.key).unwrap_or(0);
+        // A real clock varies by some percent.
+        let seconds = self.device.seconds(self.scales[size], rows) * (0.98 + 0.04 * self.random.unit());
+        let seat_now = &mut self.seats[seat];
+        seat_now.demand = seat_now.batcher.demand(&seat_now.samples);
+        seat_now.target = seat_now.demand.as_ref().map(|demand| demand.target);
+        seat_now.batcher.observe(&batch.key, rows, seconds);
+        seat_now.aboard = batch.samples().collect();
+        self.ends.push(Reverse((((now + seconds) * 1e9) as u64, seat)));
+        self.forwards += 1;
+        self.rows += u64::from(rows);
+    }
+
+    /// As `dispatch::workers` claims.
+    fn claim(&mut self, seat: usize) -> Vec<usize> {
+        let cap = self.device.cap as usize;
+        let Seat { samples, demand, target, .. } = &mut self.seats[seat];
+        if samples.is_empty() {
+            return match self.policy {
+                Policy::Continuous => self.queue.group(target.map_or(cap, |target| (target as usize).clamp(1, cap))),
+                Policy::Grouped => self.queue.group(cap),
+                Policy::FirstComeFirstServed => self.queue.in_order(cap),
+                Policy::OneAtATime => self.queue.in_order(1),
+            };
+        }
+        let Some(demand) = demand.take() else { return Vec::new() };
+        if !self.idle.is_empty() || self.queue.len() == 0 {
+            return Vec::new();
+        }
+        let size_of = |key: &Arc<BatchKey>| self.keys.iter().position(|known| known == key).unwrap_or(0);
+        let except: Vec<usize> = samples.iter().map(|sample| size_of(&sample.key)).collect();
+        let others = self.queue.other(&except, demand.before, demand.target as usize);
+        if !others.is_empty() {
+            return others;
+        }
+        self.queue.fill(size_of(&demand.key), demand.steps, demand.rows as usize)
+    }
+}
+
+/// As `domain::Job::place`, for jobs of one priority.
+fn place(job: &Job, number: usize) -> QueuePlace {
+    QueuePlace { rank_ms: (job.comes * 1e3) as i64, id: Uuid::from_u128(number as u128).into() }
+}
