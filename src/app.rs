@@ -1,4 +1,8 @@
-//! Composition root: Settings -> App; the only file that picks concrete stores and pipelines.
+//! Composition root: Settings -> App; the only room that picks concrete stores and pipelines.
+
+mod models;
+
+pub use models::{model_source, model_sources};
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -178,22 +182,6 @@ pub async fn migrate(settings: &Settings) -> Result<(), String> {
     let store = SqliteStore::open(&database, store_options(settings), Arc::new(SystemClock)).await;
     store.map_err(|error| format!("{}: {error}", database.display()))?.close().await;
     Ok(())
-}
-
-/// The models to serve, in order.
-///
-/// # Errors
-/// A text that names no model, or two models of one name.
-pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
-    let mut sources: Vec<ModelSource> = Vec::new();
-    for text in &settings.models.serve {
-        let source = ModelSource::parse(text).map_err(|error| format!("models.serve: {error}"))?;
-        if sources.iter().any(|known| known.id == source.id) {
-            return Err(format!("models.serve: two models are called `{}`", source.id));
-        }
-        sources.push(source);
-    }
-    Ok(sources)
 }
 
 /// Loads every model onto a device; workers on one device share what is loaded.

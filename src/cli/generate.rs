@@ -6,10 +6,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ServeArgs, say};
-use crate::app::{Seams, engine_options};
+use crate::app::{Seams, engine_options, model_source};
 use crate::config::Settings;
 use crate::diffusion::engine::{EngineEvent, draw};
-use crate::diffusion::pipelines::{self, ModelSource};
+use crate::diffusion::pipelines;
 use crate::domain::{
     DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
 };
@@ -18,10 +18,10 @@ use crate::images;
 /// Flags of `generate`; the same names, ranges and defaults as the API's fields.
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    /// A TOML file of settings, for its limits; config/default.toml lists them all.
+    /// A TOML file of settings, for its limits and models; config/default.toml lists them all.
     #[arg(long, env = "DARKROOM_CONFIG")]
     config: Option<PathBuf>,
-    /// A built-in model, a diffusers folder or a checkpoint in one safetensors file.
+    /// A built-in model, a described one's id, a diffusers folder or a checkpoint in one safetensors file.
     #[arg(long, default_value = "pinhole")]
     model: String,
     /// What to draw.
@@ -115,7 +115,7 @@ impl Sizes {
 pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let settings = ServeArgs { config: args.config.clone(), ..ServeArgs::default() }.settings()?;
     let format = format_of(&args.output)?;
-    let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
+    let source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
     let output = args.output.clone();
     let request = checked(args, format, pipeline.info(), &settings)?;

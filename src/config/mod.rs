@@ -2,9 +2,11 @@
 //! and opens no port.
 
 mod load;
+mod model_file;
 mod settings;
 
 pub use load::{Fault, Overrides, load};
+pub use model_file::{CardOverrides, DefaultOverrides, ModelFile, ScheduleOverrides};
 pub use settings::{
     LimitSettings, LogSettings, ModelSettings, QueueSettings, ServerSettings, Settings, WorkerSettings,
 };

@@ -79,13 +79,19 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Built-in ids, diffusers folders or safetensors files; the first is the default model.
+    /// Built-in ids, ids of described or found models, diffusers folders or safetensors files; `*`: all described and
+    /// found ones. The first is the default model.
     pub serve: Vec<String>,
+    /// A folder with a TOML file a model.
+    pub descriptions: PathBuf,
+    /// A folder that is searched for models; empty: none.
+    pub dir: PathBuf,
 }
 
 impl Default for ModelSettings {
     fn default() -> Self {
-        Self { serve: vec!["pinhole".to_owned()] }
+        let serve = ["pinhole", "*"].map(ToOwned::to_owned).to_vec();
+        Self { serve, descriptions: PathBuf::from("config/models"), dir: PathBuf::new() }
     }
 }
 

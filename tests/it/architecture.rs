@@ -62,7 +62,7 @@ const ROOMS: &[Room] = &[
     ),
     room("http", &["http::page", "service", "telemetry"], "talks: the API, its errors and limits"),
     room("http::page", &[], "the web page: embedded files"),
-    room("app", ALL, "composition: the only file that picks stores and pipelines"),
+    room("app", ALL, "composition: the only room that picks stores and pipelines"),
     room("cli", ALL, "one file per subcommand"),
 ];
 

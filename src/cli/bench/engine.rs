@@ -6,17 +6,17 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::app::{Seams, engine_options};
+use crate::app::{Seams, engine_options, model_source};
 use crate::cli::generate::validated;
 use crate::cli::{ServeArgs, say};
 use crate::diffusion::engine::{EngineOptions, Stages};
-use crate::diffusion::pipelines::{self, ModelSource};
+use crate::diffusion::pipelines;
 use crate::domain::{DeviceSpec, GenerationRequest, ModelInfo, RequestDraft};
 
 /// Flags of `bench engine`.
 #[derive(Debug, Args)]
 pub(super) struct EngineArgs {
-    /// A built-in model or a diffusers folder.
+    /// A built-in model, a described one's id, a diffusers folder or a checkpoint in one safetensors file.
     #[arg(long, default_value = "pinhole")]
     model: String,
     /// cpu, cuda:0, ...
@@ -101,7 +101,7 @@ struct Measured {
 
 pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     let settings = ServeArgs::default().settings()?;
-    let source = ModelSource::parse(&args.model).map_err(|error| format!("--model: {error}"))?;
+    let source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
     let requests: Vec<GenerationRequest> = args
         .pictures

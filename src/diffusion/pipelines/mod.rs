@@ -8,12 +8,14 @@ mod conditioning;
 mod introduction;
 mod latents;
 mod registry;
+mod scan;
 mod stable_diffusion;
 mod stable_diffusion_xl;
 
 pub use crate::diffusion::weights::Changes;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
 pub use registry::{ModelPlace, ModelSource, load};
+pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
 

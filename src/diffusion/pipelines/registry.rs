@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
 use crate::diffusion::weights::{Changes, Checkpoint};
-use crate::domain::{DeviceSpec, ModelId};
+use crate::domain::{DeviceSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
 
 /// A model, where it comes from, and what its operator says of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,11 @@ impl ModelSource {
     pub fn at(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let (id, place) = (ModelId::new(id), ModelPlace::Path(path.into()));
         Self { id, place, config: None, changes: Changes::default() }
+    }
+
+    /// Whether it is inside the binary.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.place, ModelPlace::Embedded(_))
     }
 
     /// From what an operator writes: the id of a built-in model, a folder, or a safetensors file, whose name becomes the id.
@@ -87,21 +92,47 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let index: Value = checkpoint.json("model_index.json")?;
     let device = open(device)?;
     let id = source.id.clone();
-    match index.get("_class_name").and_then(Value::as_str) {
+    let pipeline: Arc<dyn Pipeline> = match index.get("_class_name").and_then(Value::as_str) {
         Some(class) if STABLE_DIFFUSION.contains(&class) => {
-            Ok(Arc::new(StableDiffusion::load(id, class, &checkpoint, device)?))
+            Arc::new(StableDiffusion::load(id, class, &checkpoint, device)?)
         }
         Some(class) if STABLE_DIFFUSION_XL.contains(&class) => {
-            Ok(Arc::new(StableDiffusionXl::load(id, &index, &checkpoint, device)?))
+            Arc::new(StableDiffusionXl::load(id, &index, &checkpoint, device)?)
         }
-        other => Err(Error::Unsupported {
-            file: checkpoint.describe("model_index.json"),
-            reason: format!(
-                "`_class_name` is {other:?}; supported: {}",
-                [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat().join(", ")
-            ),
-        }),
-    }
+        other => {
+            return Err(Error::Unsupported {
+                file: checkpoint.describe("model_index.json"),
+                reason: format!(
+                    "`_class_name` is {other:?}; supported: {}",
+                    [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat().join(", ")
+                ),
+            });
+        }
+    };
+    check_defaults(pipeline.info())?;
+    Ok(pipeline)
+}
+
+/// What an operator or a card names as defaults must be what a request could ask for.
+fn check_defaults(info: &ModelInfo) -> Result<()> {
+    let limits = Limits { max_steps: u32::MAX, max_pixels: u64::MAX, ..Limits::default() };
+    let defaults = &info.defaults;
+    let draft = RequestDraft {
+        prompt: Some("a default".to_owned()),
+        width: Some(defaults.width.into()),
+        height: Some(defaults.height.into()),
+        steps: Some(defaults.steps.into()),
+        guidance_scale: Some(defaults.guidance_scale),
+        sampler: Some(defaults.sampler.name().to_owned()),
+        sigma_schedule: Some(defaults.sigma_schedule.name().to_owned()),
+        ..RequestDraft::default()
+    };
+    let told = |faults: Vec<FieldError>| {
+        let each: Vec<String> =
+            faults.iter().map(|fault| format!("{} {} {}", fault.field, fault.value, fault.message)).collect();
+        Error::Unsupported { file: info.id.to_string(), reason: format!("its defaults: {}", each.join("; ")) }
+    };
+    draft.validate(info, &limits, 0).map(drop).map_err(told)
 }
 
 /// Classes of one family have the same components.

@@ -179,7 +179,7 @@ impl Checkpoint {
         }
     }
 
-    fn shards(&self, component: &str, variant: Option<&str>) -> Result<Vec<Arc<Shard>>> {
+    pub(super) fn shards(&self, component: &str, variant: Option<&str>) -> Result<Vec<Arc<Shard>>> {
         let within = |name: &str| format!("{component}/{name}");
         let chosen = choose(&self.names(component), variant)
             .map_err(|reason| self.unreadable(&within(&variants::usual_name()), &reason))?;

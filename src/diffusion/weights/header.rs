@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 /// As in the format's own reader.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -18,7 +18,7 @@ const MOST_DIMENSIONS: usize = 8;
 const LENGTH_BYTES: usize = 8;
 
 /// How the numbers of a tensor are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[expect(non_camel_case_types, missing_docs, reason = "the format's own names")]
 pub enum Dtype {
     BOOL,

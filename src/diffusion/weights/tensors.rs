@@ -57,6 +57,15 @@ impl Shard {
         }
     }
 
+    /// As messages name it.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
     pub(super) fn header(&self) -> &Header {
         &self.header
     }

@@ -5,6 +5,7 @@ mod bench;
 mod command_line;
 mod crash;
 mod faults;
+mod models;
 mod page;
 mod readme;
 mod server;

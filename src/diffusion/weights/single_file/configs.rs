@@ -138,9 +138,13 @@ const OTHERS: [(&str, &str); 14] = [
 
 /// Why a file without a UNet where checkpoints have one is none.
 pub(super) fn what_else(keys: &Keys<'_>) -> String {
+    let seems = what_it_seems(keys).map(|what| format!(": it seems to be {what}"));
+    format!("it is no checkpoint, it has no `model.diffusion_model` tensors{}", seems.unwrap_or_default())
+}
+
+pub(super) fn what_it_seems(keys: &Keys<'_>) -> Option<&'static str> {
     let lora =
         ["lora_unet_", "lora_te_", "lora_te1_", "unet.down_blocks", "lycoris_"].iter().any(|name| keys.any(name));
     let known = OTHERS.iter().find(|(name, _)| keys.has(name)).map(|(_, what)| *what);
-    let seems = known.or(lora.then_some("a LoRA")).map(|what| format!(": it seems to be {what}"));
-    format!("it is no checkpoint, it has no `model.diffusion_model` tensors{}", seems.unwrap_or_default())
+    known.or(lora.then_some("a LoRA"))
 }

@@ -56,6 +56,8 @@ impl Family {
 /// One network: where its tensors are, and its configuration, or why it cannot be told.
 #[derive(Clone, Debug)]
 pub(super) struct Component {
+    /// What the names of its tensors begin with.
+    pub(super) module: String,
     pub(super) config: Result<Value, String>,
     pub(super) names: NameMap,
 }
@@ -135,9 +137,9 @@ impl Layout {
         Ok(())
     }
 
-    /// The components it holds.
-    pub fn components(&self) -> impl Iterator<Item = (&'static str, &NameMap)> {
-        self.components.iter().map(|(name, component)| (*name, &component.names))
+    /// The components it holds, and what the names of their tensors begin with.
+    pub fn modules(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.components.iter().map(|(name, component)| (*name, component.module.as_str()))
     }
 
     pub(super) fn component(&self, name: &str) -> Option<&Component> {
@@ -165,6 +167,11 @@ impl Layout {
         };
         Some(Ok(text))
     }
+}
+
+/// What a file seems to be that is no checkpoint.
+pub(super) fn what_it_seems(header: &Header) -> Option<&'static str> {
+    configs::what_it_seems(&Keys::of(header))
 }
 
 /// As many as CLIP's vocabulary has.

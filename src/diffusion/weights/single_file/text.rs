@@ -98,7 +98,7 @@ fn clip(keys: &Keys<'_>, module: &str) -> Result<Component, String> {
         positions: format!("{inner}.embeddings.position_embedding.weight"),
         inner: format!("{inner}.encoder.layers.0.mlp.fc1.weight"),
     };
-    Ok(Component { config: config(keys, &sides, layers, "quick_gelu"), names })
+    Ok(Component { module: module.to_owned(), config: config(keys, &sides, layers, "quick_gelu"), names })
 }
 
 fn open_clip(keys: &Keys<'_>, module: &str, tower: Tower) -> Result<Component, String> {
@@ -130,7 +130,7 @@ fn open_clip(keys: &Keys<'_>, module: &str, tower: Tower) -> Result<Component, S
         }
         config
     });
-    Ok(Component { config, names })
+    Ok(Component { module: module.to_owned(), config, names })
 }
 
 /// Blocks of an SD 2.x encoder that count. Original files hold the whole tower with its projection, files converted back

@@ -79,7 +79,7 @@ impl UNet {
             }
             config
         });
-        Ok(Self { component: Component { config, names }, in_channels })
+        Ok(Self { component: Component { module: MODULE.to_owned(), config, names }, in_channels })
     }
 }
 

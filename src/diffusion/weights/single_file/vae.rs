@@ -58,7 +58,7 @@ pub(super) fn read(keys: &Keys<'_>, module: &str) -> Result<Component, String> {
         config["mid_block_add_attention"] = attends.into();
         config
     });
-    Ok(Component { config, names })
+    Ok(Component { module: module.to_owned(), config, names })
 }
 
 fn original_names(names: &mut NameMap, module: &str, levels: usize, layers: usize) {
@@ -102,7 +102,7 @@ impl VaeFile {
         let keys = Keys::of(shard.header());
         let module = module(&keys).ok_or_else(|| no_autoencoder(path))?;
         let fault = |reason| Error::Malformed { file: path.display().to_string(), reason };
-        let Component { config: told, names } = read(&keys, module).map_err(fault)?;
+        let Component { config: told, names, .. } = read(&keys, module).map_err(fault)?;
         let mut config: Value = base.json("vae/config.json")?;
         // A structure that published autoencoders do not have is then the base's, or the loader tells where they differ.
         if let Ok(mut told) = told {

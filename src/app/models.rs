@@ -1,0 +1,140 @@
+//! Which models there are: built-in ones, described ones (`config/models/*.toml`), those found in `models.dir`, and what is
+//! named by its path.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, to_value};
+
+use crate::config::{Fault, ModelFile, Settings};
+use crate::diffusion::pipelines::{self, Changes, ModelSource};
+
+/// Stands in `models.serve` for every described and found model that is not named otherwise.
+const ALL_OTHERS: &str = "*";
+
+/// The models to serve, in order; the first is the default.
+///
+/// # Errors
+/// A text that names no model, two models of one name, or faults of descriptions, all of them.
+pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
+    let catalog = Catalog::read(settings)?;
+    let mut sources: Vec<ModelSource> = Vec::new();
+    let serve = &settings.models.serve;
+    for text in serve {
+        if text == ALL_OTHERS {
+            let others = catalog.0.iter().filter(|other| !serve.iter().any(|named| named == other.id.as_str()));
+            sources.extend(others.cloned());
+        } else {
+            sources.push(catalog.find(text).map_err(|error| format!("models.serve: {error}"))?);
+        }
+    }
+    if sources.is_empty() {
+        return Err("models.serve: no model is named, described or found".to_owned());
+    }
+    match repeated(&sources) {
+        Some(id) => Err(format!("models.serve: two models are called `{id}`")),
+        None => Ok(sources),
+    }
+}
+
+/// One model, by what an operator writes: a described or found model's id, a built-in one's, or a path.
+///
+/// # Errors
+/// A text that names no model, or faults of descriptions.
+pub fn model_source(settings: &Settings, text: &str) -> Result<ModelSource, String> {
+    Catalog::read(settings)?.find(text)
+}
+
+/// Described and found models.
+struct Catalog(Vec<ModelSource>);
+
+impl Catalog {
+    fn read(settings: &Settings) -> Result<Self, String> {
+        let files = ModelFile::read_all(&settings.models.descriptions).map_err(|faults| told(&faults))?;
+        let mut models: Vec<ModelSource> = files.into_iter().map(described).collect::<Result<_, _>>()?;
+        let dir = &settings.models.dir;
+        if !dir.as_os_str().is_empty() {
+            let found = pipelines::scan(dir).map_err(|error| format!("models.dir: {error}"))?;
+            for (path, reason) in &found.skipped {
+                tracing::warn!(path = %path.display(), reason, "no model");
+            }
+            for path in found.models {
+                models.push(beside(&path)?);
+            }
+        }
+        match repeated(&models) {
+            Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
+            None => Ok(Self(models)),
+        }
+    }
+
+    fn find(&self, text: &str) -> Result<ModelSource, String> {
+        if let Some(known) = self.0.iter().find(|known| known.id.as_str() == text) {
+            return Ok(known.clone());
+        }
+        let source = ModelSource::parse(text).map_err(|error| match &self.0[..] {
+            [] => error,
+            known => {
+                format!("{error}, nor one of {}", known.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(", "))
+            }
+        })?;
+        if source.is_built_in() { Ok(source) } else { beside(Path::new(text)) }
+    }
+}
+
+fn repeated(sources: &[ModelSource]) -> Option<&str> {
+    let twice = |(at, source): &(usize, &ModelSource)| sources[..*at].iter().any(|known| known.id == source.id);
+    sources.iter().enumerate().find(twice).map(|(_, source)| source.id.as_str())
+}
+
+/// A folder or file by its path, with what a TOML file of the same name beside it says.
+fn beside(path: &Path) -> Result<ModelSource, String> {
+    let plain = ModelSource::parse(&path.display().to_string())?;
+    let description = path.with_extension("toml");
+    if !path.is_file() || !description.is_file() {
+        return Ok(plain);
+    }
+    let mut file = ModelFile::read(&description).map_err(|faults| told(&[faults].concat()))?;
+    let own = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    file.path = file.path.or(own);
+    described(file)
+}
+
+/// A model as its file says.
+fn described(file: ModelFile) -> Result<ModelSource, String> {
+    let within = |path: PathBuf| file.folder.join(path);
+    let at = |error: String| format!("model `{}`: {error}", file.id);
+    let path = file.path.as_deref().ok_or_else(|| at("`path` is missing".to_owned()))?;
+    let mut source = match ModelSource::parse(path) {
+        Ok(source) if source.is_built_in() => source,
+        _ => ModelSource::parse(&within(PathBuf::from(path)).display().to_string())
+            .map_err(|error| at(format!("`path`: {error}")))?,
+    };
+    source.id = crate::domain::ModelId::new(file.id.clone());
+    source.config = file.config.clone().map(within);
+    source.changes = Changes {
+        variant: file.variant.clone(),
+        vae: file.vae.clone().map(within),
+        patches: [
+            ("scheduler/scheduler_config.json", to_value(&file.schedule)),
+            ("darkroom.json", to_value(&file.card)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.ok().filter(is_filled)?)))
+        .collect(),
+    };
+    for (key, named) in [("config", &source.config), ("vae", &source.changes.vae)] {
+        if let Some(named) = named.as_ref().filter(|named| !named.exists()) {
+            return Err(at(format!("`{key}`: there is no {}", named.display())));
+        }
+    }
+    Ok(source)
+}
+
+fn is_filled(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| !object.is_empty())
+}
+
+fn told(faults: &[Fault]) -> String {
+    let each: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
+    format!("descriptions of models are not valid:\n{}", each.join("\n"))
+}
