@@ -182,7 +182,7 @@ impl World {
         for job in taken {
             let Job { size, steps, .. } = self.jobs[job];
             let (id, key, place) = (SampleId(*next_id), self.keys[size].clone(), place(&self.jobs[job], job));
-            samples.push(SampleMeta { id, key, steps, left: steps, rows: 1, place });
+            samples.push(SampleMeta { id, key, steps, left: steps, rows: 1, rows_now: 1, place });
             jobs.push(job);
             *next_id += 1;
         }

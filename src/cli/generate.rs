@@ -52,6 +52,15 @@ pub(super) struct GenerateArgs {
     /// Classifier-free guidance; 1 or less: none.
     #[arg(long, allow_negative_numbers = true)]
     guidance_scale: Option<f64>,
+    /// How far guidance's widening of the output is taken back, 0 to 1.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_rescale: Option<f64>,
+    /// Share of the steps before guidance begins, 0 to 1.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_start: Option<f64>,
+    /// Share of the steps after which guidance ends, 0 to 1.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_end: Option<f64>,
     /// Share of fresh noise of ddim and tcd, 0 to 1.
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
@@ -159,6 +168,9 @@ fn checked(
         size_conditioning: args.sizes.draft(),
         steps: args.steps,
         guidance_scale: args.guidance_scale,
+        guidance_rescale: args.guidance_rescale,
+        guidance_start: args.guidance_start,
+        guidance_end: args.guidance_end,
         sampler: args.sampler,
         sigma_schedule: args.sigma_schedule,
         eta: args.eta,

@@ -45,6 +45,8 @@ pub struct ModelDefaults {
     pub steps: u32,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+    /// How far guidance's widening of the output is taken back, 0 to 1.
+    pub guidance_rescale: f64,
     /// The sampler.
     pub sampler: SamplerKind,
     /// The noise levels it visits.
@@ -61,6 +63,7 @@ impl Default for ModelDefaults {
             height: 512,
             steps: 30,
             guidance_scale: 7.5,
+            guidance_rescale: 0.0,
             sampler: SamplerKind::DpmPp2m,
             sigma_schedule: SigmaSchedule::Default,
             noise: NoiseSource::default(),

@@ -4,6 +4,7 @@
 //! rooms trust a `GenerationRequest` and check nothing again.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,12 @@ pub struct RequestDraft {
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
     pub guidance_scale: Option<f64>,
+    /// How far guidance's widening of the output is taken back, 0 to 1.
+    pub guidance_rescale: Option<f64>,
+    /// Share of the steps before the first guided one, 0 to 1.
+    pub guidance_start: Option<f64>,
+    /// Share of the steps up to the last guided one, 0 to 1.
+    pub guidance_end: Option<f64>,
     /// A sampler by any of the names that [`NamedSampler::parse`] knows.
     pub sampler: Option<String>,
     /// A [`SigmaSchedule`] by its name or label.
@@ -123,11 +130,17 @@ pub struct GenerationRequest {
     /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     guidance_embedded: bool,
+    /// This and others that are missing from requests stored before they were fields have what such requests meant.
+    #[serde(default)]
+    guidance_rescale: f64,
+    #[serde(default)]
+    guidance_start: f64,
+    #[serde(default = "to_the_end")]
+    guidance_end: f64,
     sampler: SamplerKind,
     sigma_schedule: SigmaSchedule,
     eta: f64,
     seed: u64,
-    /// Absent from requests stored before there was a choice.
     #[serde(default)]
     noise: NoiseSource,
     num_images: u32,
@@ -169,9 +182,9 @@ impl GenerationRequest {
     pub fn guidance_scale(&self) -> f64 {
         self.guidance_scale
     }
-    /// Whether each evaluation takes a second, unconditional row.
+    /// Whether evaluations of [`guided_steps`](Self::guided_steps) take a second, unconditional row.
     pub fn is_guided(&self) -> bool {
-        self.guidance_scale > 1.0 && !self.guidance_embedded
+        self.guidance_scale > 1.0 && !self.guidance_embedded && !self.guided_steps().is_empty()
     }
     /// As a client would send it: every field a client may say, every default resolved.
     pub fn to_body(&self) -> Value {
@@ -186,6 +199,15 @@ impl GenerationRequest {
             output.remove("quality");
         }
         body
+    }
+    /// How far guidance's widening of the output is taken back, 0 to 1 (diffusers `guidance_rescale`).
+    pub fn guidance_rescale(&self) -> f64 {
+        self.guidance_rescale
+    }
+    /// Which steps are guided, counted from 0: the whole ones within the shares asked for, as diffusers' guiders count them.
+    pub fn guided_steps(&self) -> Range<u32> {
+        let at = |share: f64| (share * f64::from(self.steps)) as u32;
+        at(self.guidance_start)..at(self.guidance_end)
     }
     /// The step rule.
     pub fn sampler(&self) -> SamplerKind {
@@ -227,7 +249,7 @@ impl GenerationRequest {
     pub fn metadata(&self) -> &Map<String, Value> {
         &self.metadata
     }
-    /// Rows this request adds to a forward: pictures, twice when guided.
+    /// The most rows this request adds to a forward: pictures, twice when guided.
     pub fn rows(&self) -> u32 {
         self.num_images * if self.is_guided() { 2 } else { 1 }
     }
@@ -267,6 +289,15 @@ impl RequestDraft {
             steps: faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps),
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
             guidance_embedded: model.guidance_embedded,
+            guidance_rescale: faults.real(
+                "guidance_rescale",
+                self.guidance_rescale,
+                defaults.guidance_rescale,
+                0.0,
+                1.0,
+            ),
+            guidance_start: faults.real("guidance_start", self.guidance_start, 0.0, 0.0, 1.0),
+            guidance_end: faults.real("guidance_end", self.guidance_end, 1.0, 0.0, 1.0),
             sampler,
             sigma_schedule,
             eta: faults.real("eta", self.eta, 0.0, 0.0, 1.0),
@@ -281,8 +312,13 @@ impl RequestDraft {
             metadata: faults.metadata(self.metadata, limits),
         };
         faults.pixels(&request, limits);
+        faults.guidance_interval(&request);
         if faults.0.is_empty() { Ok(request) } else { Err(faults.0) }
     }
+}
+
+fn to_the_end() -> f64 {
+    1.0
 }
 
 /// Collects faults; each check returns a value to go on with, so that one fault does not hide the next.
@@ -453,6 +489,13 @@ impl Faults {
             self.add("metadata", Value::Null, message);
         }
         metadata
+    }
+
+    fn guidance_interval(&mut self, request: &GenerationRequest) {
+        if request.guidance_end < request.guidance_start {
+            let message = format!("must not be below `guidance_start`, which is {}", request.guidance_start);
+            self.add("guidance_end", request.guidance_end, message);
+        }
     }
 
     fn pixels(&mut self, request: &GenerationRequest, limits: &Limits) {

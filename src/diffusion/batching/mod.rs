@@ -53,8 +53,11 @@ pub struct SampleMeta {
     pub steps: u32,
     /// Evaluations until it is done, at least 1.
     pub left: u32,
-    /// Rows an evaluation takes: 2 when guided, else 1.
+    /// The most rows that one of its evaluations before it takes, which is what must have room: 2 while guided steps are
+    /// left, else 1.
     pub rows: u32,
+    /// Rows of its next evaluation.
+    pub rows_now: u32,
     /// Its job's place in the queue: the smallest is the oldest.
     pub place: QueuePlace,
 }
@@ -111,7 +114,8 @@ impl StepBatch {
     /// Of these samples, in their order.
     fn of<'a>(key: Arc<BatchKey>, samples: impl Iterator<Item = &'a SampleMeta>, stop: StopReason) -> Self {
         let rows = samples.flat_map(|sample| {
-            let branches: &[Branch] = if sample.rows > 1 { &[Branch::Cond, Branch::Uncond] } else { &[Branch::Cond] };
+            let branches: &[Branch] =
+                if sample.rows_now > 1 { &[Branch::Cond, Branch::Uncond] } else { &[Branch::Cond] };
             branches.iter().map(|branch| Row { sample: sample.id, branch: *branch })
         });
         Self { key, rows: rows.collect(), stop }
@@ -252,7 +256,15 @@ mod tests {
             height: pixels,
             model: ModelId::new("m"),
         };
-        SampleMeta { id: SampleId(id), key: Arc::new(key), steps, left: steps, rows, place: queue_place(id as i64, id) }
+        SampleMeta {
+            id: SampleId(id),
+            key: Arc::new(key),
+            steps,
+            left: steps,
+            rows,
+            rows_now: rows,
+            place: queue_place(id as i64, id),
+        }
     }
 
     pub(super) fn queue_place(rank_ms: i64, id: u64) -> QueuePlace {

@@ -6,6 +6,7 @@
 
 mod events;
 mod fault;
+mod guidance;
 mod sample;
 mod stages;
 mod step_loop;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::guidance::Guidance;
 use crate::diffusion::batching::{Branch, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
@@ -14,6 +15,7 @@ use crate::domain::{GenerationRequest, JobId};
 /// What a job's samples share.
 pub(super) struct Told {
     pub plan: SamplingPlan,
+    pub guidance: Guidance,
     pub cond: Conditioning,
     /// Only when guided.
     pub uncond: Option<Conditioning>,
@@ -24,7 +26,6 @@ pub(super) struct SampleState {
     pub image: u32,
     pub meta: SampleMeta,
     pub told: Arc<Told>,
-    guidance_scale: f64,
     /// Model evaluations made.
     evaluated: usize,
     steps_taken: u32,
@@ -48,13 +49,11 @@ impl SampleState {
     ) -> Result<Self> {
         let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(image));
         let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
-        let guidance_scale = request.guidance_scale();
         Ok(Self {
             job,
             image,
             meta,
             told,
-            guidance_scale,
             evaluated: 0,
             steps_taken: 0,
             latents,
@@ -102,12 +101,12 @@ impl SampleState {
 
     /// Applies one evaluation: the network's outputs for its rows (conditional first), each (1, C, h, w).
     pub(super) fn advance(&mut self, outputs: &[Tensor], pipeline: &dyn Pipeline) -> Result<()> {
+        let told = self.told.clone();
         let output = match outputs {
-            [cond, uncond] => (uncond + ((cond - uncond)? * self.guidance_scale)?)?,
+            [cond, uncond] => told.guidance.combine(cond, uncond)?,
             [cond] => cond.clone(),
             _ => unreachable!("a sample has one row or two. This is a bug in engine."),
         };
-        let told = self.told.clone();
         let step = &told.plan.steps[self.evaluated];
         let from = step.denoised_from;
         let mut denoised = combine(&[(from.sample, &self.latents), (from.output, &output)])?;
@@ -132,6 +131,8 @@ impl SampleState {
         self.evaluated += 1;
         self.steps_taken += u32::from(step.ends_step);
         self.meta.left = (told.plan.steps.len() - self.evaluated) as u32;
+        self.meta.rows = told.guidance.most_rows_from(self.steps_taken);
+        self.meta.rows_now = told.guidance.rows(self.steps_taken);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use super::EngineOptions;
 use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 use super::fault::{Fault, FaultPoint};
+use super::guidance::Guidance;
 use super::sample::{SampleState, Told};
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide, StepInputs};
@@ -149,7 +150,8 @@ impl StepLoop {
             height: request.height(),
             model: request.model().clone(),
         });
-        let told = Arc::new(Told { plan, cond, uncond });
+        let guidance = Guidance::of(request);
+        let told = Arc::new(Told { plan, guidance: guidance.clone(), cond, uncond });
         let encode_ms = began.elapsed().as_millis() as u64;
         for image in 0..request.num_images() {
             let meta = SampleMeta {
@@ -157,7 +159,8 @@ impl StepLoop {
                 key: key.clone(),
                 steps: request.steps(),
                 left: told.plan.steps.len() as u32,
-                rows: if request.is_guided() { 2 } else { 1 },
+                rows: guidance.most_rows_from(0),
+                rows_now: guidance.rows(0),
                 place: job.place,
             };
             self.next_sample += 1;
@@ -250,7 +253,7 @@ impl StepLoop {
         let out = forward()?;
         let mut row = 0;
         let mut take = |id: &SampleId| -> Result<Vec<Tensor>, Refusal> {
-            let count = self.samples[id].meta.rows as usize;
+            let count = self.samples[id].meta.rows_now as usize;
             let rows = (row..row + count).map(|k| out.narrow(0, k, 1)).collect::<candle_core::Result<_>>();
             row += count;
             rows.map_err(Refusal::failed)
@@ -367,7 +370,7 @@ impl StepLoop {
 
 fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] {
     use crate::diffusion::batching::Branch::{Cond, Uncond};
-    if meta.rows > 1 { &[Cond, Uncond] } else { &[Cond] }
+    if meta.rows_now > 1 { &[Cond, Uncond] } else { &[Cond] }
 }
 
 /// What the request's rows on one side of guidance are told.

@@ -26,6 +26,7 @@ pub(super) struct CardDefaults {
     pub height: Option<u32>,
     pub steps: Option<u32>,
     pub guidance_scale: Option<f64>,
+    pub guidance_rescale: Option<f64>,
     pub sampler: Option<SamplerKind>,
     pub sigma_schedule: Option<SigmaSchedule>,
     pub noise: Option<NoiseSource>,

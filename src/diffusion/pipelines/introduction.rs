@@ -43,6 +43,7 @@ impl Introduction<'_> {
             height: card.defaults.height.unwrap_or(native),
             steps: card.defaults.steps.unwrap_or(habits.steps),
             guidance_scale: card.defaults.guidance_scale.unwrap_or(habits.guidance_scale),
+            guidance_rescale: card.defaults.guidance_rescale.unwrap_or(usual.guidance_rescale),
             sampler: card.defaults.sampler.unwrap_or(habits.sampler),
             sigma_schedule: card.defaults.sigma_schedule.unwrap_or(usual.sigma_schedule),
             noise: card.defaults.noise.unwrap_or(usual.noise),

@@ -31,6 +31,14 @@ pub(in crate::http) struct CreateJobBody {
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
     guidance_scale: Option<f64>,
+    /// Guidance widens the spread of the network's output; this takes that back, 0 (not at all) to 1 (wholly). For models
+    /// trained with zero terminal SNR (Lin et al. 2023, who use 0.7).
+    guidance_rescale: Option<f64>,
+    /// Share of the steps before guidance begins, 0 to 1; 0 when absent. Steps without guidance take half the time
+    /// (Kynkäänniemi et al. 2024).
+    guidance_start: Option<f64>,
+    /// Share of the steps after which guidance ends, 0 to 1; 1 when absent.
+    guidance_end: Option<f64>,
     /// The sampler: a name of `GET /v1/samplers`, diffusers' class or A1111's label of it.
     sampler: Option<String>,
     /// Which noise levels it visits: `default`, `karras` or another name of `GET /v1/samplers`.

@@ -100,6 +100,8 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             sigma_schedule: k.is_multiple_of(3).then(|| "karras".to_owned()),
             eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
             noise: Some(["torch-cpu", "torch-cuda"][(k / 3 % 2) as usize].to_owned()),
+            guidance_start: Some([0.0, 0.3][(k / 5 % 2) as usize]),
+            guidance_rescale: Some([0.0, 0.7][(k / 4 % 2) as usize]),
             num_images: Some(1 + i64::from(k % 7 == 6)),
             seed: Some(i128::from(1000 + k)),
             ..RequestDraft::default()

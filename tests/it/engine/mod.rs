@@ -97,6 +97,8 @@ fn sixteen() -> Vec<(JobId, GenerationRequest)> {
         sampler: Some(samplers[k].to_owned()),
         eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
         noise: Some(["torch-cpu", "torch-cuda"][k / 2 % 2].to_owned()),
+        guidance_rescale: Some([0.0, 0.7][k / 3 % 2]),
+        guidance_end: Some([1.0, 0.5][k / 4 % 2]),
         num_images: Some(1 + (k % 4 == 3) as i64),
         ..draft(&format!("picture number {k}"), 1000 + k as u64)
     };
@@ -208,6 +210,35 @@ fn progress_counts_steps_and_not_evaluations() {
         let batches = events.iter().filter(|event| matches!(event, EngineEvent::Batch(_))).count();
         assert_eq!(batches, evaluations, "{sampler}");
     }
+}
+
+/// Two pictures in one batch, guided in different steps: each forward has the rows that its steps need.
+#[test]
+fn a_step_outside_the_guidance_interval_takes_one_row() {
+    let guided = |start: f64, end: f64| RequestDraft {
+        steps: Some(5),
+        guidance_scale: Some(4.0),
+        guidance_start: Some(start),
+        guidance_end: Some(end),
+        ..draft("a house", 1)
+    };
+    let rows = |drafts: Vec<RequestDraft>| {
+        let jobs: Vec<_> = drafts.into_iter().map(job).collect();
+        let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+        assert_eq!(pictures(&events).len(), jobs.len());
+        let rows = events.into_iter().filter_map(|event| match event {
+            EngineEvent::Batch(report) => Some(report.rows),
+            _ => None,
+        });
+        rows.collect::<Vec<_>>()
+    };
+    assert_eq!(rows(vec![guided(0.2, 0.6)]), [1, 2, 2, 1, 1]);
+    assert_eq!(rows(vec![guided(0.2, 0.6), guided(0.0, 1.0)]), [3, 4, 4, 3, 3]);
+    // No whole step lies within.
+    assert_eq!(rows(vec![guided(0.5, 0.55)]), [1; 5]);
+    // Two evaluations a step, but for the last.
+    let heun = RequestDraft { sampler: Some("heun".to_owned()), ..guided(0.4, 0.8) };
+    assert_eq!(rows(vec![heun]), [1, 1, 1, 1, 2, 2, 2, 2, 1]);
 }
 
 #[test]

@@ -18,3 +18,6 @@ mod pipeline;
 
 // The same weights in one file, in shards, in variants, with another autoencoder.
 mod single_files;
+
+// What a request says besides: guidance in detail, noise.
+mod conditioning;

@@ -6,9 +6,9 @@ import { atField, refusal } from "./words.js";
 const DRAFT = "darkroom.draft";
 const RATIOS = [[2, 3], [3, 4], [1, 1], [4, 3], [3, 2]];
 /** Fields whose text goes out as a number. */
-const NUMBERS = ["width", "height", "steps", "guidance_scale", "eta", "num_images", "output.quality"];
+const NUMBERS = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "guidance_start", "guidance_end", "eta", "num_images", "output.quality"];
 /** Fields a model has a default for. */
-const DEFAULTED = ["width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule", "noise"];
+const DEFAULTED = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "sampler", "sigma_schedule", "noise"];
 
 export class RequestForm {
   #form = byId("form");

@@ -37,6 +37,17 @@ export function moment(iso) {
   return `${at.toLocaleDateString(undefined, { day: "numeric", month: "short", year: "numeric" })}, ${time}`;
 }
 
+/** "7.5", "7.5, rescale 0.7, from 20 % to 80 %". */
+function guidance(request) {
+  const { guidance_scale: scale, guidance_rescale: rescale, guidance_start: start, guidance_end: end } = request;
+  const percent = (share) => `${Math.round(share * 1000) / 10} %`;
+  return [
+    String(scale),
+    rescale > 0 ? `rescale ${rescale}` : null,
+    start > 0 || end < 1 ? `from ${percent(start)} to ${percent(end)}` : null,
+  ].filter(Boolean).join(", ");
+}
+
 /** A picture's parameters: [name, value] pairs, in reading order. `labels` names samplers as people do. */
 export function parameters(request, seed, labels) {
   const schedule = request.sigma_schedule === "default" ? null : request.sigma_schedule;
@@ -45,7 +56,7 @@ export function parameters(request, seed, labels) {
     ["Size", `${request.width} × ${request.height}`],
     ["Steps", String(request.steps)],
     ["Sampler", [labels.get(request.sampler) ?? request.sampler, schedule].filter(Boolean).join(", ")],
-    ["Guidance", String(request.guidance_scale)],
+    ["Guidance", guidance(request)],
     ["ddim", "tcd"].includes(request.sampler) && request.eta > 0 ? ["Eta", String(request.eta)] : null,
     ["Seed", String(seed)],
     request.noise === "torch-cpu" ? null : ["Noise", request.noise],
