@@ -53,7 +53,7 @@ fn with_configs(path: &Path, style: &str) -> ModelSource {
 #[test]
 fn a_file_with_its_configurations_draws_the_folders_bytes() {
     let scratch = tempfile::tempdir().unwrap();
-    for (style, side) in [("tiny-sd", 16), ("tiny-sd2", 32)] {
+    for (style, side) in [("tiny-sd", 16), ("tiny-sd2", 32), ("tiny-sdxl", 64), ("tiny-sdxl-refiner", 64)] {
         let file = load(&with_configs(&single(scratch.path(), style), style));
         let folder = load(&ModelSource::at(style, fixtures().join(style)));
         assert_eq!(file.info(), folder.info());
@@ -61,52 +61,102 @@ fn a_file_with_its_configurations_draws_the_folders_bytes() {
     }
 }
 
-/// A folder with these numbers, as the published checkpoints of the family are configured.
-fn published_folder(root: &Path, table: &Table, tensors: &Tensors, class: &str, schedule: Value, pad: &str) {
-    let put = |relative: &str, text: String| {
-        let path = root.join(relative);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    put("model_index.json", json!({"_class_name": class}).to_string());
-    put("scheduler/scheduler_config.json", schedule.to_string());
-    for (component, config) in &table.configs {
-        put(&format!("{component}/config.json"), config.to_string());
-        let stem = if component.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
-        write(&root.join(format!("{component}/{stem}.safetensors")), &tensors[component]);
-    }
-    let marks = json!({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": pad});
-    put("tokenizer/special_tokens_map.json", marks.to_string());
+/// A family as its published checkpoints are configured.
+struct Published {
+    style: &'static str,
+    family: Family,
+    /// `model_index.json`, but for the components.
+    index: Value,
+    /// Over what all families' `scheduler_config.json` say.
+    schedule: Value,
+    /// Tokenizer folders, and what they pad with.
+    tokenizers: &'static [(&'static str, &'static str)],
 }
 
-/// As stable-diffusion-v1-5 (`PNDMScheduler`) and stable-diffusion-2-1 (`DDIMScheduler`) have it.
-fn published_schedule(prediction: &str) -> Value {
-    json!({"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "clip_sample": false, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
-        "prediction_type": prediction})
+/// As in the repositories stable-diffusion-v1-5, stable-diffusion-2-1, stable-diffusion-xl-base-1.0 and -refiner-1.0.
+fn published() -> [Published; 4] {
+    const END: &str = "<|endoftext|>";
+    let euler = || json!({"interpolation_type": "linear", "timestep_spacing": "leading", "use_karras_sigmas": false});
+    [
+        Published {
+            style: "narrow-sd1",
+            family: Family::StableDiffusion1,
+            index: json!({"_class_name": "StableDiffusionPipeline"}),
+            schedule: json!({}),
+            tokenizers: &[("tokenizer", END)],
+        },
+        Published {
+            style: "narrow-sd2",
+            family: Family::StableDiffusion2,
+            index: json!({"_class_name": "StableDiffusionPipeline"}),
+            schedule: json!({"prediction_type": "v_prediction"}),
+            tokenizers: &[("tokenizer", "!")],
+        },
+        Published {
+            style: "narrow-xl",
+            family: Family::StableDiffusionXl,
+            index: json!({"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true}),
+            schedule: euler(),
+            tokenizers: &[("tokenizer", END), ("tokenizer_2", "!")],
+        },
+        Published {
+            style: "narrow-refiner",
+            family: Family::StableDiffusionXlRefiner,
+            index: json!({"_class_name": "StableDiffusionXLImg2ImgPipeline", "force_zeros_for_empty_prompt": false,
+                "requires_aesthetics_score": true, "text_encoder": [null, null], "tokenizer": [null, null]}),
+            schedule: euler(),
+            tokenizers: &[("tokenizer_2", "!")],
+        },
+    ]
+}
+
+impl Published {
+    /// A folder with these numbers, with the vocabulary that `built_in` has.
+    fn write(&self, root: &Path, table: &Table, tensors: &Tensors, built_in: &Checkpoint) {
+        let put = |relative: &str, text: String| {
+            let path = root.join(relative);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let mut index = self.index.clone();
+        let mut schedule = json!({"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+            "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "skip_prk_steps": true,
+            "steps_offset": 1, "trained_betas": null});
+        schedule.as_object_mut().unwrap().extend(self.schedule.as_object().unwrap().clone());
+        put("scheduler/scheduler_config.json", schedule.to_string());
+        for (component, config) in &table.configs {
+            put(&format!("{component}/config.json"), config.to_string());
+            let stem = if component.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+            write(&root.join(format!("{component}/{stem}.safetensors")), &tensors[component]);
+            index[component] = json!(["library", "Class"]);
+        }
+        for (tokenizer, pad) in self.tokenizers {
+            let marks = json!({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": pad});
+            put(&format!("{tokenizer}/special_tokens_map.json"), marks.to_string());
+            for file in ["vocab.json", "merges.txt"] {
+                let relative = format!("{tokenizer}/{file}");
+                put(&relative, built_in.text(&relative).unwrap());
+            }
+        }
+        put("model_index.json", index.to_string());
+    }
 }
 
 #[test]
 fn a_file_of_published_proportions_needs_nothing_beside_it() {
     let scratch = tempfile::tempdir().unwrap();
-    for (style, family, prediction, pad) in [
-        ("narrow-sd1", Family::StableDiffusion1, "epsilon", "<|endoftext|>"),
-        ("narrow-sd2", Family::StableDiffusion2, "v_prediction", "!"),
-    ] {
+    for published in published() {
+        let style = published.style;
         let (table, path) = (table(style), scratch.path().join(format!("{style}.safetensors")));
         let numbers = table.numbers();
         write(&path, &table.apply(&numbers));
         let source = ModelSource::parse(path.to_str().unwrap()).unwrap();
         assert_eq!(source.id.as_str(), style);
         let checkpoint = source.checkpoint().unwrap();
-        assert_eq!(checkpoint.layout().unwrap().family, family);
+        assert_eq!(checkpoint.layout().unwrap().family, published.family);
 
         let folder = scratch.path().join(style);
-        published_folder(&folder, &table, &numbers, "StableDiffusionPipeline", published_schedule(prediction), pad);
-        for file in ["vocab.json", "merges.txt"] {
-            let relative = format!("tokenizer/{file}");
-            std::fs::write(folder.join(&relative), checkpoint.text(&relative).unwrap()).unwrap();
-        }
+        published.write(&folder, &table, &numbers, &checkpoint);
         let (file, folder) = (load(&source), load(&ModelSource::at(style, folder)));
         assert_eq!(file.info(), folder.info());
         assert_eq!(pictures(&file, 32), pictures(&folder, 32), "{style}");

@@ -64,7 +64,7 @@ pub(super) fn texts(
     family: Family,
     in_channels: usize,
     prediction: &Prediction,
-    first: Option<&Place>,
+    encoders: &[Place],
 ) -> BTreeMap<&'static str, Value> {
     let class = match (family, in_channels) {
         (Family::StableDiffusionXl, 9) => "StableDiffusionXLInpaintPipeline",
@@ -73,7 +73,17 @@ pub(super) fn texts(
         (_, 9) => "StableDiffusionInpaintPipeline",
         _ => "StableDiffusionPipeline",
     };
-    let mut index = json!({"_class_name": class});
+    let mut index = json!({
+        "_class_name": class,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    });
+    for place in encoders {
+        let (component, tokenizer) = place.components(family);
+        let class = if component == "text_encoder" { "CLIPTextModel" } else { "CLIPTextModelWithProjection" };
+        index[component] = json!(["transformers", class]);
+        index[tokenizer] = json!(["transformers", "CLIPTokenizer"]);
+    }
     if family.is_xl() {
         let refiner = family == Family::StableDiffusionXlRefiner;
         index["force_zeros_for_empty_prompt"] = (!refiner).into();
@@ -102,7 +112,7 @@ pub(super) fn texts(
         schedule["interpolation_type"] = "linear".into();
         schedule["use_karras_sigmas"] = false.into();
         schedule["sample_max_value"] = 1.0.into();
-    } else if family == Family::StableDiffusion2 && first.is_some_and(Place::is_sgm) {
+    } else if family == Family::StableDiffusion2 && encoders.iter().any(Place::is_sgm) {
         schedule["timestep_spacing"] = "trailing".into();
     }
     // An empty tensor beside `v_pred` that says: betas rescaled to zero terminal signal-to-noise ratio, as ComfyUI reads it.

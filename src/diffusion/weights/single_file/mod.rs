@@ -104,7 +104,7 @@ impl Layout {
         let factor = autoencoder.as_ref().map_or(8, |vae| configs::factor(&vae.config));
         let unet = UNet::read(&keys, (size, factor))?;
         // Where the autoencoder comes from elsewhere, its scale is still the family's.
-        let mut texts = configs::texts(&keys, family, unet.in_channels, &prediction, encoders.first());
+        let mut texts = configs::texts(&keys, family, unet.in_channels, &prediction, &encoders);
         texts.insert("vae/config.json", configs::scaled(Value::Object(serde_json::Map::new()), family, size));
         let mut layout = Self {
             family,
@@ -127,9 +127,7 @@ impl Layout {
     fn add_encoders(&mut self, keys: &Keys<'_>, encoders: &[Place]) -> Result<(), String> {
         let tower = if self.family.is_xl() { Tower::Whole } else { Tower::BeforeLast };
         for place in encoders {
-            let second = self.family.is_xl() && place.kind == Kind::OpenClip;
-            let (component, tokenizer) =
-                if second { ("text_encoder_2", "tokenizer_2") } else { ("text_encoder", "tokenizer") };
+            let (component, tokenizer) = place.components(self.family);
             let pad = if place.kind == Kind::OpenClip { ZERO } else { END };
             self.tokenizers.insert(tokenizer, (text::vocabulary(keys, place).unwrap_or(0), pad));
             self.components.insert(component, text::read(keys, place, tower)?);

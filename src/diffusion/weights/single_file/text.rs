@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Component, Keys};
+use super::{Component, Family, Keys};
 use crate::diffusion::weights::names::{NameMap, Row, View};
 
 /// Width of a head in every published CLIP.
@@ -47,6 +47,12 @@ const PLACES: [Place; 5] = [
 ];
 
 impl Place {
+    /// diffusers' names of the encoder, and of the tokenizer for it.
+    pub(super) fn components(&self, family: Family) -> (&'static str, &'static str) {
+        let second = family.is_xl() && self.kind == Kind::OpenClip;
+        if second { ("text_encoder_2", "tokenizer_2") } else { ("text_encoder", "tokenizer") }
+    }
+
     pub(super) fn is_sgm(&self) -> bool {
         self.module.starts_with("conditioner")
     }
