@@ -1,14 +1,23 @@
-//! RGB buffers and their encodings: PNG (with generation parameters), JPEG, WebP. No tensors, no files.
+//! RGB buffers and their encodings: PNG (with generation parameters), JPEG, WebP; pictures that clients send, and what a
+//! picture is drawn from. No tensors, no files.
 
+mod blur;
+mod canvas;
 mod decode;
 mod encode;
+mod input;
+mod overlay;
 mod parameters;
-mod rgb;
+mod pixels;
+mod resample;
 
+pub use canvas::{Canvas, Framing};
 pub use decode::decode;
 pub use encode::{PictureInfo, encode};
+pub use input::{InputFault, InputLimits, read_mask, read_rgb};
 pub use parameters::describe;
-pub use rgb::RgbImage;
+pub use pixels::{GrayImage, Pixels, Region, RgbImage};
+pub use resample::Filter;
 
 /// What can go wrong with a picture's bytes.
 #[derive(Debug, thiserror::Error)]

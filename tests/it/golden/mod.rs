@@ -10,6 +10,10 @@ mod networks;
 // Stable Diffusion XL, its refiner and Turbo, SD-Turbo, latent consistency and inpainting checkpoints.
 mod families;
 
+// Pictures that clients send.
+mod images;
+pub(crate) use images::crc32;
+
 // Levels and trajectories of every sampler.
 mod samplers;
 
