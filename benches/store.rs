@@ -32,6 +32,7 @@ fn request(group: usize) -> GenerationRequest {
         prompt_tokens: 75,
         guidance_embedded: false,
         size_conditioning: false,
+        inpainting: false,
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {

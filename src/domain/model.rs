@@ -26,6 +26,8 @@ pub struct ModelInfo {
     pub guidance_embedded: bool,
     /// Whether the network is told sizes (`size_conditioning`; Stable Diffusion XL).
     pub size_conditioning: bool,
+    /// Whether the network is shown a mask and the masked picture. Without a mask it draws everything.
+    pub inpainting: bool,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.

@@ -31,6 +31,8 @@ pub(super) struct SampleState {
     steps_taken: u32,
     /// (1, C, h, w) f32, like all that follow.
     latents: Tensor,
+    /// What the network is shown below them at every step: (1, C', h, w).
+    extra_channels: Option<Tensor>,
     /// What the plan holds, remembers (the latest first) and keeps of the noise drawn last.
     held: Option<Tensor>,
     memory: VecDeque<Tensor>,
@@ -49,6 +51,8 @@ impl SampleState {
     ) -> Result<Self> {
         let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(image));
         let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
+        let mut normal = || draw(&mut noise, meta.key.latent_shape, pipeline);
+        let extra_channels = pipeline.extra_channels(request, &mut normal)?;
         Ok(Self {
             job,
             image,
@@ -57,6 +61,7 @@ impl SampleState {
             evaluated: 0,
             steps_taken: 0,
             latents,
+            extra_channels,
             held: None,
             memory: VecDeque::new(),
             drawn: None,
@@ -96,7 +101,7 @@ impl SampleState {
             (Some(uncond), Branch::Uncond) => uncond,
             _ => &self.told.cond,
         };
-        StepRow { timestep: self.step().timestep, conditioning }
+        StepRow { timestep: self.step().timestep, conditioning, extra_channels: self.extra_channels.as_ref() }
     }
 
     /// Applies one evaluation: the network's outputs for its rows (conditional first), each (1, C, h, w).

@@ -19,6 +19,8 @@ pub struct Stages {
     /// Of the request's own steps.
     timesteps: Vec<f64>,
     conditioning: Conditioning,
+    /// (1, C', h, w) f32.
+    extra_channels: Option<Tensor>,
 }
 
 impl Stages {
@@ -28,13 +30,18 @@ impl Stages {
     /// What the pipeline cannot do.
     pub fn prepare(pipeline: Arc<dyn Pipeline>, request: GenerationRequest) -> Result<Self> {
         let (c, h, w) = pipeline.latent_shape(request.width(), request.height());
-        let mut values = vec![0f32; c * h * w];
-        NoiseGenerator::new(request.noise(), request.seed()).standard_normal(&mut values);
-        let latents = Tensor::from_vec(values, (1, c, h, w), pipeline.device())?;
+        let mut noise = NoiseGenerator::new(request.noise(), request.seed());
+        let mut normal = || {
+            let mut values = vec![0f32; c * h * w];
+            noise.standard_normal(&mut values);
+            Ok(Tensor::from_vec(values, (1, c, h, w), pipeline.device())?)
+        };
+        let latents = normal()?;
+        let extra_channels = pipeline.extra_channels(&request, &mut normal)?;
         let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
         let embeds = pipeline.encode_prompt(&Prompt::positive(request.prompt()))?;
         let conditioning = pipeline.condition(&request, PromptSide::Positive, embeds)?;
-        Ok(Self { pipeline, request, latents, timesteps, conditioning })
+        Ok(Self { pipeline, request, latents, timesteps, conditioning, extra_channels })
     }
 
     /// One prompt.
@@ -46,8 +53,9 @@ impl Stages {
     pub fn denoise(&self, rows: usize) -> Result<Duration> {
         let latents = Tensor::cat(&vec![&self.latents; rows], 0)?;
         let timesteps = self.timesteps.iter().copied().cycle().take(rows);
+        let (conditioning, extra_channels) = (&self.conditioning, self.extra_channels.as_ref());
         let rows: Vec<StepRow<'_>> =
-            timesteps.map(|timestep| StepRow { timestep, conditioning: &self.conditioning }).collect();
+            timesteps.map(|timestep| StepRow { timestep, conditioning, extra_channels }).collect();
         let inputs = StepInputs { latents: &latents, rows: &rows };
         self.timed(|| self.pipeline.denoise(&inputs).map(drop))
     }

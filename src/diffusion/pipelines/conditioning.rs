@@ -81,6 +81,8 @@ pub struct StepRow<'a> {
     pub timestep: f64,
     /// What it is told.
     pub conditioning: &'a Conditioning,
+    /// What the network is shown below the latents: (1, C', h, w) f32, where it is shown something.
+    pub extra_channels: Option<&'a Tensor>,
 }
 
 /// The rows of one forward. They may differ in all but the shapes of their tensors.
@@ -93,6 +95,18 @@ pub struct StepInputs<'a> {
 }
 
 impl StepInputs<'_> {
+    /// The latents, and what the network is shown below them: (N, C + C', h, w) f32.
+    ///
+    /// # Errors
+    /// Rows of different shapes.
+    pub fn shown(&self) -> Result<Tensor> {
+        let extra: Option<Vec<&Tensor>> = self.rows.iter().map(|row| row.extra_channels).collect();
+        match extra {
+            Some(extra) => Ok(Tensor::cat(&[self.latents, &Tensor::cat(&extra, 0)?], 1)?),
+            None => Ok(self.latents.clone()),
+        }
+    }
+
     /// One a row.
     pub fn timesteps(&self) -> Vec<f64> {
         self.rows.iter().map(|row| row.timestep).collect()

@@ -15,6 +15,7 @@ pub(super) struct Introduction<'a> {
     /// Tokens of a prompt that it reads.
     pub prompt_tokens: usize,
     pub guidance_embedded: bool,
+    pub inpainting: bool,
     pub size_conditioning: bool,
     pub schedule: &'a TrainingSchedule,
     pub latents: &'a LatentFormat,
@@ -58,6 +59,7 @@ impl Introduction<'_> {
             prompt_tokens: self.prompt_tokens as u32,
             guidance_embedded: self.guidance_embedded,
             size_conditioning: self.size_conditioning,
+            inpainting: self.inpainting,
             samplers,
             sigma_schedules,
             defaults,

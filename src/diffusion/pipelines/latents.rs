@@ -1,6 +1,6 @@
 //! Between latents and pictures: the autoencoder with its scaling, and the linear map for previews.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::card::ModelCard;
 use super::components::Components;
@@ -10,6 +10,15 @@ use crate::diffusion::models::unets::UNet2DConditionModel;
 use crate::diffusion::weights::Checkpoint;
 use crate::domain::LatentRgb;
 use crate::images::RgbImage;
+
+/// What a network is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The latents alone.
+    Latents,
+    /// Below them the mask and the latents of the masked picture (inpainting checkpoints).
+    Masked,
+}
 
 /// What one checkpoint's latents are and how they become pictures. The autoencoder computes in f32, whatever its weights
 /// are stored as: what `force_upcast` asks for.
@@ -35,14 +44,42 @@ impl LatentFormat {
         Ok(Self { vae, rgb })
     }
 
-    /// Whether the network takes and gives such latents.
-    pub(super) fn fits(&self, components: &Components<'_>, unet: &UNet2DConditionModel) -> Result<()> {
-        let (made, taken) = (self.channels(), unet.config().in_channels());
-        if made != taken {
-            let reason = format!("in_channels is {taken}, the autoencoder's latents have {made}");
-            return components.fault("unet/config.json", reason);
+    /// Whether the network takes and gives such latents, and whether it is shown a mask and the masked picture besides.
+    pub(super) fn fits(&self, components: &Components<'_>, unet: &UNet2DConditionModel) -> Result<Shown> {
+        let made = self.channels();
+        let (taken, given) = (unet.config().in_channels(), unet.config().out_channels());
+        match taken {
+            _ if given != made => {
+                let reason = format!("out_channels is {given}, the autoencoder's latents have {made}");
+                components.fault("unet/config.json", reason)
+            }
+            taken if taken == made => Ok(Shown::Latents),
+            taken if taken == 2 * made + 1 => Ok(Shown::Masked),
+            _ => {
+                let reason = format!(
+                    "in_channels is {taken}; the autoencoder's latents have {made}, with a mask and a masked picture {}",
+                    2 * made + 1
+                );
+                components.fault("unet/config.json", reason)
+            }
         }
-        Ok(())
+    }
+
+    /// A picture (1, 3, H, W) f32 in [-1, 1], H and W multiples of the factor, to latents (1, C, h, w) sampled with
+    /// `normal`, standard normal noise of their shape.
+    pub(super) fn encode(&self, picture: &Tensor, normal: &Tensor) -> Result<Tensor> {
+        let posterior = self.vae.encode(picture)?;
+        Ok(self.vae.config().scaled(&(posterior.mean + (posterior.std * normal)?)?)?)
+    }
+
+    /// What an inpainting network is shown of a picture of which everything is to be drawn: (1, 1 + C, h, w), the mask and
+    /// the latents of grey, as diffusers' inpainting pipeline has them for a mask that is white throughout.
+    pub(super) fn all_masked(&self, width: u32, height: u32, normal: &Tensor) -> Result<Tensor> {
+        let (_, h, w) = self.shape(width, height);
+        let device = normal.device();
+        let grey = Tensor::zeros((1, 3, height as usize, width as usize), DType::F32, device)?;
+        let mask = Tensor::ones((1, 1, h, w), DType::F32, device)?;
+        Ok(Tensor::cat(&[&mask, &self.encode(&grey, normal)?], 1)?)
     }
 
     /// Channels of the latents.

@@ -37,6 +37,14 @@ pub trait Pipeline: Send + Sync {
     /// What this request's rows on one side of guidance are told, given that side's prompt. Cheap: no network runs.
     fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning>;
 
+    /// What the network is shown below one sample's latents, at every step: (1, C', h, w) f32; `None` where it is shown
+    /// nothing. `normal` draws standard normal noise of the latents' shape from the sample's own generator.
+    fn extra_channels(
+        &self,
+        request: &GenerationRequest,
+        normal: &mut dyn FnMut() -> Result<Tensor>,
+    ) -> Result<Option<Tensor>>;
+
     /// The sampler's numbers for this request.
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan>;
 

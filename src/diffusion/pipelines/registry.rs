@@ -139,10 +139,12 @@ fn check_defaults(info: &ModelInfo) -> Result<()> {
 const STABLE_DIFFUSION: &[&str] = &[
     "StableDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
 ];
-const STABLE_DIFFUSION_XL: &[&str] = &["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"];
+const STABLE_DIFFUSION_XL: &[&str] =
+    &["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"];
 
 fn open(spec: DeviceSpec) -> Result<Device> {
     match spec {

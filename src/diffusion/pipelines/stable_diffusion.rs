@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::components::{Components, TextReader};
 use super::introduction::Introduction;
-use super::latents::LatentFormat;
+use super::latents::{LatentFormat, Shown};
 use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
 use crate::diffusion::models::text_encoders::ClipTextModel;
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
@@ -20,6 +20,7 @@ pub struct StableDiffusion {
     text: TextReader<ClipTextModel>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
+    shown: Shown,
     schedule: TrainingSchedule,
     device: Device,
 }
@@ -43,27 +44,34 @@ impl StableDiffusion {
         let unet = components.unet()?;
         let latents = LatentFormat::load(checkpoint, &card, &device)?;
         let mut schedule = components.schedule()?;
-        if !class.starts_with("LatentConsistencyModel") {
+        if class == "StableDiffusionInpaintPipeline" {
+            schedule = schedule.mended_for_inpainting();
+        } else if !class.starts_with("LatentConsistencyModel") {
             schedule = schedule.mended_for_stable_diffusion();
         }
-        check(&components, &text, &unet, &latents)?;
+        let shown = check(&components, &text, &unet, &latents)?;
         // OpenCLIP's encoder and linear projections came together.
         let is_second = unet.config().uses_linear_projection();
         let told = unet.config().is_told_guidance();
-        let about = if told { "latent consistency model of the family Stable Diffusion" } else { "Stable Diffusion" };
+        let about = match (told, shown) {
+            (true, _) => "latent consistency model of the family Stable Diffusion",
+            (_, Shown::Masked) => "inpainting checkpoint of Stable Diffusion",
+            (_, Shown::Latents) => "checkpoint of Stable Diffusion",
+        };
         let info = Introduction {
             id,
             family: if is_second { "stable-diffusion-2" } else { "stable-diffusion-1" },
-            description: format!("A {about} {}.x checkpoint.", if is_second { 2 } else { 1 }),
+            description: format!("A {about} {}.x.", if is_second { 2 } else { 1 }),
             sample_size: unet.config().sample_size().unwrap_or(64),
             prompt_tokens: text.room(),
             guidance_embedded: told,
+            inpainting: shown == Shown::Masked,
             size_conditioning: false,
             schedule: &schedule,
             latents: &latents,
         };
         let info = info.info(&card);
-        Ok(Self { info, text, unet, latents, schedule, device })
+        Ok(Self { info, text, unet, latents, shown, schedule, device })
     }
 }
 
@@ -73,7 +81,7 @@ fn check(
     text: &TextReader<ClipTextModel>,
     unet: &UNet2DConditionModel,
     latents: &LatentFormat,
-) -> Result<()> {
+) -> Result<Shown> {
     let file = "unet/config.json";
     let (given, asked) = (text.encoder.config().hidden_size(), unet.config().context_width());
     if given != asked {
@@ -105,6 +113,17 @@ impl Pipeline for StableDiffusion {
         Ok(Conditioning { guidance_scale, ..prompt.into() })
     }
 
+    fn extra_channels(
+        &self,
+        request: &GenerationRequest,
+        normal: &mut dyn FnMut() -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        match self.shown {
+            Shown::Latents => Ok(None),
+            Shown::Masked => self.latents.all_masked(request.width(), request.height(), &normal()?).map(Some),
+        }
+    }
+
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
         let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
         let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
@@ -121,7 +140,7 @@ impl Pipeline for StableDiffusion {
 
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {
         Ok(self.unet.forward(&UNetInputs {
-            latents: inputs.latents,
+            latents: &inputs.shown()?,
             timesteps: &inputs.timesteps(),
             hidden_states: &inputs.hidden_states()?,
             added: None,

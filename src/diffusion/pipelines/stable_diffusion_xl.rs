@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::components::{Components, ReadText, TextReader};
 use super::introduction::Introduction;
-use super::latents::LatentFormat;
+use super::latents::{LatentFormat, Shown};
 use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
 use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection};
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
@@ -30,6 +30,7 @@ pub struct StableDiffusionXl {
     text_2: TextReader<ClipTextModelWithProjection>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
+    shown: Shown,
     schedule: TrainingSchedule,
     /// No negative prompt is a row of zeros instead of an empty text.
     zeros_for_empty_negative: bool,
@@ -60,7 +61,7 @@ impl StableDiffusionXl {
         let schedule = components.schedule()?;
         let takes_aesthetic_score = index["requires_aesthetics_score"] == true;
         check(&components, (text.as_ref(), &text_2), &unet, takes_aesthetic_score)?;
-        latents.fits(&components, &unet)?;
+        let shown = latents.fits(&components, &unet)?;
         let about = if takes_aesthetic_score { "XL refiner" } else { "XL" };
         let info = Introduction {
             id,
@@ -69,6 +70,7 @@ impl StableDiffusionXl {
             sample_size: unet.config().sample_size().unwrap_or(128),
             prompt_tokens: text_2.room(),
             guidance_embedded: unet.config().is_told_guidance(),
+            inpainting: shown == Shown::Masked,
             size_conditioning: true,
             schedule: &schedule,
             latents: &latents,
@@ -82,6 +84,7 @@ impl StableDiffusionXl {
             text_2,
             unet,
             latents,
+            shown,
             schedule,
             zeros_for_empty_negative,
             takes_aesthetic_score,
@@ -171,6 +174,17 @@ impl Pipeline for StableDiffusionXl {
         Ok(Conditioning { prompt, time_ids: self.time_ids(request, side), guidance_scale })
     }
 
+    fn extra_channels(
+        &self,
+        request: &GenerationRequest,
+        normal: &mut dyn FnMut() -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        match self.shown {
+            Shown::Latents => Ok(None),
+            Shown::Masked => self.latents.all_masked(request.width(), request.height(), &normal()?).map(Some),
+        }
+    }
+
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
         let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
         let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
@@ -188,7 +202,7 @@ impl Pipeline for StableDiffusionXl {
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {
         let pooled = inputs.pooled()?.expect("every prompt has one. This is a bug in pipelines.");
         Ok(self.unet.forward(&UNetInputs {
-            latents: inputs.latents,
+            latents: &inputs.shown()?,
             timesteps: &inputs.timesteps(),
             hidden_states: &inputs.hidden_states()?,
             added: Some((&pooled, &inputs.time_ids())),

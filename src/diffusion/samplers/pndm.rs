@@ -20,7 +20,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         }
         None => {
             let grid = Grid::of(training, request)?;
-            match (training.skip_prk_steps, request.skip) {
+            match (training.skip_prk_steps(), request.skip) {
                 (true, skip) => grid.linear_multistep(skip as usize)?,
                 (false, 0) => grid.runge_kutta_first(request)?,
                 (false, skip) => return Err(Error::Begin { kind: request.kind, skip }),

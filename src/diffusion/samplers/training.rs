@@ -41,7 +41,7 @@ pub struct TrainingSchedule {
     /// Corrector steps that UniPC leaves out, by the index of the step before them.
     pub(super) disable_corrector: Vec<usize>,
     pub(super) unipc_bh1: bool,
-    pub(super) skip_prk_steps: bool,
+    skip_prk_steps: Option<bool>,
     /// Steps of the teacher that an LCM or TCD model was distilled from.
     pub(super) original_inference_steps: usize,
     pub(super) timestep_scaling: f64,
@@ -128,14 +128,14 @@ impl TrainingSchedule {
                 .map(|at| at as usize)
                 .collect(),
             unipc_bh1: keys.get("solver_type").and_then(|value| value.as_str()) == Some("bh1"),
-            skip_prk_steps: keys.flag("skip_prk_steps")?.unwrap_or(false),
+            skip_prk_steps: keys.flag("skip_prk_steps")?,
             original_inference_steps: keys.count("original_inference_steps", MOST_TIMESTEPS)?.unwrap_or(50),
             timestep_scaling: keys.number("timestep_scaling", "a number above 0", positive)?.unwrap_or(10.0),
             refusals: refusals(&keys, num_train_timesteps)?,
         })
     }
 
-    /// As diffusers' `StableDiffusionPipeline` (and its image-to-image and inpainting kin, but not the SDXL ones) mends
+    /// As diffusers' `StableDiffusionPipeline` (and its image-to-image kin, but not the SDXL ones) mends
     /// the configuration it is given: where the file names them, `steps_offset` becomes 1 and `clip_sample` false.
     ///
     /// The mended values reach another sampler through `from_config(pipe.scheduler.config)` only if the file named the
@@ -144,6 +144,15 @@ impl TrainingSchedule {
     pub fn mended_for_stable_diffusion(mut self) -> Self {
         self.steps_offset = self.steps_offset.map(|_| 1);
         self.clip_sample = self.clip_sample.map(|_| false);
+        self
+    }
+
+    /// As diffusers' `StableDiffusionInpaintPipeline` mends it: where the file names them, `steps_offset` becomes 1 and
+    /// `skip_prk_steps` true.
+    #[must_use]
+    pub fn mended_for_inpainting(mut self) -> Self {
+        self.steps_offset = self.steps_offset.map(|_| 1);
+        self.skip_prk_steps = self.skip_prk_steps.map(|_| true);
         self
     }
 
@@ -191,6 +200,11 @@ impl TrainingSchedule {
     pub(super) fn clip_denoised(&self) -> Option<f64> {
         let clips = self.class.clips.is_some_and(|default| self.clip_sample.unwrap_or(default));
         clips.then_some(self.clip_sample_range)
+    }
+
+    /// Whether PNDM leaves out its Runge-Kutta steps.
+    pub(super) fn skip_prk_steps(&self) -> bool {
+        self.skip_prk_steps.unwrap_or(false)
     }
 
     /// Whether the step that leads below the first timestep ends without noise.

@@ -24,6 +24,7 @@ fn model(id: &str) -> ModelInfo {
         prompt_tokens: 75,
         guidance_embedded: false,
         size_conditioning: false,
+        inpainting: false,
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

@@ -222,6 +222,16 @@ fn a_latent_consistency_model_draws_the_reference_picture() {
     );
 }
 
+/// Without a mask, an inpainting checkpoint draws what the reference draws behind a mask that is white throughout.
+#[test]
+fn an_inpainting_checkpoint_draws_all_of_the_picture() {
+    assert_pictures(
+        "tiny-inpainting",
+        &[("pndm.masked", 6, (64, 64), 5.0, 7, Some("red")), ("euler_a.masked", 5, (72, 104), 1.0, 12, None)],
+    );
+    assert!(pipeline("tiny-inpainting").info().inpainting && !pipeline("tiny-sdxl").info().inpainting);
+}
+
 #[test]
 fn sizes_are_checked_and_follow_the_picture() {
     let pipeline = pipeline("tiny-sdxl");
@@ -293,4 +303,5 @@ fn models_tell_their_family_and_their_habits() {
     assert_eq!(told("tiny-sdxl-turbo"), (family("stable-diffusion-xl"), 4, 0.0, "euler_a", 128));
     assert_eq!(told("tiny-sd-turbo"), (family("stable-diffusion-2"), 4, 0.0, "euler", 64));
     assert_eq!(told("tiny-lcm"), (family("stable-diffusion-1"), 4, 8.5, "lcm", 64));
+    assert_eq!(told("tiny-inpainting"), (family("stable-diffusion-1"), 30, 7.5, "dpmpp_2m", 64));
 }

@@ -64,17 +64,30 @@ impl AutoencoderKlConfig {
         self.latent_channels
     }
 
+    /// Latents of about unit variance as samplers take them, of what the encoder gives: (N, latent_channels, h, w).
+    pub fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
+        if let Some((mean, std)) = self.normalisation(latents)? {
+            return Ok((latents.broadcast_sub(&mean)? * self.scaling_factor)?.broadcast_div(&std)?);
+        }
+        Ok(((latents - self.shift_factor.unwrap_or(0.0))? * self.scaling_factor)?)
+    }
+
     /// What the decoder takes, of latents (N, latent_channels, h, w) of about unit variance as samplers take them.
     pub fn unscaled(&self, latents: &Tensor) -> Result<Tensor> {
-        if let (Some(mean), Some(std)) = (&self.latents_mean, &self.latents_std) {
-            let of_channels = |values: &[f64]| {
-                let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
-                Tensor::from_vec(values, (1, self.latent_channels, 1, 1), latents.device())
-            };
-            let scaled = (latents.broadcast_mul(&of_channels(std)?)? / self.scaling_factor)?;
-            return Ok(scaled.broadcast_add(&of_channels(mean)?)?);
+        if let Some((mean, std)) = self.normalisation(latents)? {
+            return Ok((latents.broadcast_mul(&std)? / self.scaling_factor)?.broadcast_add(&mean)?);
         }
         Ok(((latents / self.scaling_factor)? + self.shift_factor.unwrap_or(0.0))?)
+    }
+
+    /// Mean and standard deviation of each channel, (1, latent_channels, 1, 1), where the configuration has them.
+    fn normalisation(&self, latents: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+        let (Some(mean), Some(std)) = (&self.latents_mean, &self.latents_std) else { return Ok(None) };
+        let of_channels = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+            Tensor::from_vec(values, (1, self.latent_channels, 1, 1), latents.device())
+        };
+        Ok(Some((of_channels(mean)?, of_channels(std)?)))
     }
 
     fn check(&self) -> Result<()> {
