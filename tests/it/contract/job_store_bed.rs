@@ -6,8 +6,11 @@ use darkroom::dispatch::jobs::{
     ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
 };
 use darkroom::domain::{
-    Artifact, GenerationRequest, ImageFormat, Job, JobId, JobTimings, ManualClock, ModelId, Timestamp, WorkerId,
+    Artifact, GenerationRequest, ImageFormat, Job, JobId, JobTimings, ManualClock, ModelId, RequestDraft, Timestamp,
+    WorkerId,
 };
+
+use super::request;
 
 pub(super) const OPTIONS: StoreOptions = StoreOptions { max_queued: 1_000, max_attempts: 3, retention_ms: 60_000 };
 pub(super) const LEASE_MS: u64 = 10_000;
@@ -76,4 +79,16 @@ pub(super) fn succeeded() -> Outcome {
     };
     let timings = JobTimings { denoise_ms: 5, decode_ms: 2, ..JobTimings::default() };
     Outcome::Succeeded { images: vec![image], timings, warnings: vec!["the prompt was cut".to_owned()] }
+}
+
+pub(super) fn plain() -> GenerationRequest {
+    request(|_| ())
+}
+
+pub(super) fn with(change: impl FnOnce(&mut RequestDraft)) -> GenerationRequest {
+    request(change)
+}
+
+pub(super) fn claimed_ids(claimed: &[ClaimedJob]) -> Vec<JobId> {
+    claimed.iter().map(|claimed| claimed.job.id).collect()
 }

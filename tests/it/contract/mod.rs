@@ -1,9 +1,28 @@
 //! One suite a trait, run by every implementation, and the builders the suites share.
 
+/// Each of a suite's tests on each store.
+macro_rules! for_every_store {
+    ($($test:ident,)+) => {
+        for_every_store!(@ memory: $($test,)+);
+        for_every_store!(@ sqlite: $($test,)+);
+    };
+    (@ $store:ident: $($test:ident,)+) => {
+        mod $store {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $test() {
+                    super::$test(super::Bed::$store(super::OPTIONS).await).await;
+                }
+            )+
+        }
+    };
+}
+
 mod artifacts;
 mod event_bus;
 mod job_store;
 mod job_store_bed;
+mod job_store_claims;
 mod job_store_files;
 mod streams;
 mod workers;
