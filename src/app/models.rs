@@ -21,8 +21,8 @@ pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
     let serve = &settings.models.serve;
     for text in serve {
         if text == ALL_OTHERS {
-            let others = catalog.0.iter().filter(|other| !serve.iter().any(|named| named == other.id.as_str()));
-            sources.extend(others.cloned());
+            let others = catalog.models.iter().filter(|other| !serve.iter().any(|named| named == other.id.as_str()));
+            sources.extend(others.cloned().map(|other| catalog.embedded(other)));
         } else {
             sources.push(catalog.find(text).map_err(|error| format!("models.serve: {error}"))?);
         }
@@ -45,7 +45,11 @@ pub fn model_source(settings: &Settings, text: &str) -> Result<ModelSource, Stri
 }
 
 /// Described and found models.
-struct Catalog(Vec<ModelSource>);
+struct Catalog {
+    models: Vec<ModelSource>,
+    /// Of every model.
+    embeddings: Option<PathBuf>,
+}
 
 impl Catalog {
     fn read(settings: &Settings) -> Result<Self, String> {
@@ -63,21 +67,37 @@ impl Catalog {
         }
         match repeated(&models) {
             Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
-            None => Ok(Self(models)),
+            None => Ok(Self { models, embeddings: Self::embeddings(settings)? }),
         }
     }
 
-    fn find(&self, text: &str) -> Result<ModelSource, String> {
-        if let Some(known) = self.0.iter().find(|known| known.id.as_str() == text) {
-            return Ok(known.clone());
+    fn embeddings(settings: &Settings) -> Result<Option<PathBuf>, String> {
+        let folder = settings.models.embeddings.clone();
+        match folder.as_os_str().is_empty() {
+            true => Ok(None),
+            false if folder.is_dir() => Ok(Some(folder)),
+            false => Err(format!("models.embeddings: there is no folder {}", folder.display())),
         }
-        let source = ModelSource::parse(text).map_err(|error| match &self.0[..] {
+    }
+
+    /// The model with the embeddings of every model.
+    fn embedded(&self, mut source: ModelSource) -> ModelSource {
+        source.changes.embeddings.extend(self.embeddings.clone());
+        source
+    }
+
+    fn find(&self, text: &str) -> Result<ModelSource, String> {
+        if let Some(known) = self.models.iter().find(|known| known.id.as_str() == text) {
+            return Ok(self.embedded(known.clone()));
+        }
+        let source = ModelSource::parse(text).map_err(|error| match &self.models[..] {
             [] => error,
             known => {
                 format!("{error}, nor one of {}", known.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(", "))
             }
         })?;
-        if source.is_built_in() { Ok(source) } else { beside(Path::new(text)) }
+        let source = if source.is_built_in() { source } else { beside(Path::new(text))? };
+        Ok(self.embedded(source))
     }
 }
 
@@ -112,6 +132,7 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
     source.id = crate::domain::ModelId::new(file.id.clone());
     source.config = file.config.clone().map(within);
     source.changes = Changes {
+        embeddings: file.embeddings.clone().map(within).into_iter().collect(),
         variant: file.variant.clone(),
         vae: file.vae.clone().map(within),
         patches: [
@@ -122,7 +143,8 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
         .filter_map(|(name, value)| Some((name.to_owned(), value.ok().filter(is_filled)?)))
         .collect(),
     };
-    for (key, named) in [("config", &source.config), ("vae", &source.changes.vae)] {
+    let embeddings = source.changes.embeddings.first().cloned();
+    for (key, named) in [("config", &source.config), ("vae", &source.changes.vae), ("embeddings", &embeddings)] {
         if let Some(named) = named.as_ref().filter(|named| !named.exists()) {
             return Err(at(format!("`{key}`: there is no {}", named.display())));
         }

@@ -18,6 +18,8 @@ pub struct ModelFile {
     pub config: Option<PathBuf>,
     /// A folder or file with the autoencoder to use.
     pub vae: Option<PathBuf>,
+    /// A folder of textual inversion embeddings, or one file.
+    pub embeddings: Option<PathBuf>,
     /// The variant of the weights to read.
     pub variant: Option<String>,
     /// In place of the training schedule's own.
@@ -108,6 +110,7 @@ impl ModelFile {
             path: keys.text("path"),
             config: keys.text("config").map(PathBuf::from),
             vae: keys.text("vae").map(PathBuf::from),
+            embeddings: keys.text("embeddings").map(PathBuf::from),
             variant: keys.text("variant"),
             schedule: ScheduleOverrides {
                 prediction_type: keys.word("prediction_type", &["epsilon", "v_prediction", "sample"]),
@@ -260,7 +263,12 @@ mod tests {
         }
         let schedule: serde_json::Value = serde_json::to_value(&file.schedule).expect("JSON");
         assert_eq!(schedule.as_object().expect("an object").len(), 3);
-        assert!([file.path, file.variant].iter().all(Option::is_some) && file.config.is_some() && file.vae.is_some());
+        assert!(
+            [file.path, file.variant].iter().all(Option::is_some)
+                && file.config.is_some()
+                && file.vae.is_some()
+                && file.embeddings.is_some()
+        );
     }
 
     #[test]

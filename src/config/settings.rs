@@ -86,12 +86,14 @@ pub struct ModelSettings {
     pub descriptions: PathBuf,
     /// A folder that is searched for models; empty: none.
     pub dir: PathBuf,
+    /// A folder of textual inversion embeddings for every model they fit; empty: none.
+    pub embeddings: PathBuf,
 }
 
 impl Default for ModelSettings {
     fn default() -> Self {
         let serve = ["pinhole", "*"].map(ToOwned::to_owned).to_vec();
-        Self { serve, descriptions: PathBuf::from("config/models"), dir: PathBuf::new() }
+        Self { serve, descriptions: PathBuf::from("config/models"), dir: PathBuf::new(), embeddings: PathBuf::new() }
     }
 }
 

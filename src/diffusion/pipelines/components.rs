@@ -53,7 +53,7 @@ impl Components<'_> {
         let weights = self.checkpoint.weights(encoder, self.device)?;
         let model = ClipTextModel::load(self.text_config(encoder)?, &weights).map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, &model)?;
-        Ok(TextReader { tokenizer, encoder: model })
+        self.embedded(encoder, TextReader { tokenizer, encoder: model })
     }
 
     /// The same of an encoder with a projection.
@@ -66,7 +66,22 @@ impl Components<'_> {
         let model = ClipTextModelWithProjection::load(self.text_config(encoder)?, &weights);
         let model = model.map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, model.model())?;
-        Ok(TextReader { tokenizer, encoder: model })
+        self.embedded(encoder, TextReader { tokenizer, encoder: model })
+    }
+
+    /// The reader with the checkpoint's textual inversion embeddings.
+    fn embedded<E: AsMut<ClipTextModel>>(&self, component: &str, mut reader: TextReader<E>) -> Result<TextReader<E>> {
+        for embedding in self.checkpoint.embeddings() {
+            let vectors = embedding.vectors(component, self.device)?;
+            match reader.tokenizer.add_word(&embedding.name, vectors.dim(0)?) {
+                Ok(first) => reader.encoder.as_mut().add_tokens(first, &vectors).map_err(self.within(component))?,
+                Err(reason) => {
+                    let model = self.checkpoint.describe("");
+                    tracing::warn!(embedding = embedding.name, model, reason, "embedding left out");
+                }
+            }
+        }
+        Ok(reader)
     }
 
     fn text_config(&self, encoder: &str) -> Result<ClipTextConfig> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
+use super::embeddings::{self, TextEmbedding};
 use super::single_file::VaeFile;
 use super::variants::has_variant;
 use super::{Error, Result, disk};
@@ -18,6 +19,8 @@ pub struct Changes {
     pub variant: Option<String>,
     /// A folder or file with the autoencoder to use.
     pub vae: Option<PathBuf>,
+    /// Textual inversion embeddings: files, and folders of them.
+    pub embeddings: Vec<PathBuf>,
     /// JSON files by their path in the checkpoint, and what goes over what stands there.
     pub patches: BTreeMap<String, Value>,
 }
@@ -27,6 +30,7 @@ pub struct Changed {
     pub(super) base: Checkpoint,
     pub(super) variant: Option<String>,
     vae: Option<Checkpoint>,
+    pub(super) embeddings: Vec<TextEmbedding>,
     pub(super) patches: BTreeMap<String, Value>,
 }
 
@@ -42,12 +46,13 @@ impl Checkpoint {
     /// This checkpoint with what an operator says of it.
     ///
     /// # Errors
-    /// A variant that no component has, or an autoencoder that cannot be read.
+    /// A variant that no component has, or an autoencoder that cannot be read. An embedding that cannot be is logged and left
+    /// out.
     pub fn changed(self, changes: Changes) -> Result<Self> {
         if changes == Changes::default() {
             return Ok(self);
         }
-        let Changes { variant, vae, patches } = changes;
+        let Changes { variant, vae, embeddings, patches } = changes;
         if let (Self::Folder(root), Some(variant)) = (&self, &variant) {
             let components = disk::names(root);
             if !components.iter().any(|component| has_variant(&self.names(component), variant)) {
@@ -55,7 +60,16 @@ impl Checkpoint {
             }
         }
         let vae = vae.map(|path| autoencoder(&path, &self)).transpose()?;
-        Ok(Self::Changed(Arc::new(Changed { base: self, variant, vae, patches })))
+        let embeddings = embeddings::fitting(&embeddings, &self)?;
+        Ok(Self::Changed(Arc::new(Changed { base: self, variant, vae, embeddings, patches })))
+    }
+
+    /// The textual inversion embeddings that an operator named and that fit its text encoders.
+    pub fn embeddings(&self) -> &[TextEmbedding] {
+        match self {
+            Self::Changed(changed) => &changed.embeddings,
+            _ => &[],
+        }
     }
 }
 

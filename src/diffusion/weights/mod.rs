@@ -8,6 +8,7 @@ mod changes;
 mod checkpoint;
 mod clip_vocabulary;
 mod disk;
+mod embeddings;
 mod header;
 mod inspect;
 mod names;
@@ -17,6 +18,7 @@ mod variants;
 
 pub use changes::{Changed, Changes};
 pub use checkpoint::{Checkpoint, EmbeddedFiles, SingleFile};
+pub use embeddings::TextEmbedding;
 pub use header::{Dtype, Header, TensorInfo};
 pub use inspect::{ComponentReport, FileReport, Hashes, Inspection, inspect};
 pub use names::{NameMap, View};

@@ -25,3 +25,6 @@ mod single_files;
 
 // What a request says besides: guidance in detail, noise.
 mod conditioning;
+
+// Textual inversion embeddings.
+mod embeddings;

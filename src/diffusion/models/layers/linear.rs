@@ -48,6 +48,16 @@ impl Embedding {
         self.0.index_select(&ids.flatten_all()?, 0)?.reshape((n, l, self.0.dim(1)?))
     }
 
+    /// The same with `rows` (n, width) in the places from `at` on, which is at most the number of rows there are.
+    pub fn with_rows(&self, at: usize, rows: &Tensor) -> Result<Self> {
+        let (count, added) = (self.0.dim(0)?, rows.dim(0)?);
+        let mut parts = vec![self.0.narrow(0, 0, at)?, rows.clone()];
+        if at + added < count {
+            parts.push(self.0.narrow(0, at + added, count - at - added)?);
+        }
+        Ok(Self(Tensor::cat(&parts, 0)?))
+    }
+
     /// The first `count` rows: (count, width).
     pub fn first(&self, count: usize) -> Result<Tensor> {
         self.0.narrow(0, 0, count)

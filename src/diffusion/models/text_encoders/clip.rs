@@ -152,6 +152,12 @@ impl ClipTextModel {
         })
     }
 
+    /// Teaches it tokens: vectors (n, width) f32 for the ids from `first` on, which is at most `vocab_size`.
+    pub fn add_tokens(&mut self, first: u32, vectors: &Tensor) -> Result<()> {
+        self.tokens = self.tokens.with_rows(first as usize, vectors)?;
+        Ok(())
+    }
+
     /// What it was built from.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
@@ -220,6 +226,18 @@ impl ClipTextModelWithProjection {
     /// last_hidden_state (N, L, width) of ids (N, L) u32 -> each text as a whole: (N, projection_dim) f32.
     pub fn project(&self, ids: &Tensor, last_hidden_state: &Tensor) -> Result<Tensor> {
         Ok(self.text_projection.forward(&self.model.pooled(ids, last_hidden_state)?)?)
+    }
+}
+
+impl AsMut<ClipTextModel> for ClipTextModel {
+    fn as_mut(&mut self) -> &mut ClipTextModel {
+        self
+    }
+}
+
+impl AsMut<ClipTextModel> for ClipTextModelWithProjection {
+    fn as_mut(&mut self) -> &mut ClipTextModel {
+        &mut self.model
     }
 }
 

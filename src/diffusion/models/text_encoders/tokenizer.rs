@@ -1,5 +1,7 @@
 //! CLIP's byte-pair tokenizer, from `vocab.json` + `merges.txt` or `tokenizer.json`.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
@@ -22,6 +24,8 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     length: usize,
+    /// Added words of several tokens: the first, and those that follow it.
+    followers: HashMap<u32, Vec<u32>>,
 }
 
 /// A prompt's tokens, filled up to the encoder's window.
@@ -81,7 +85,28 @@ impl ClipTokenizer {
         if length < 3 {
             return Err(checkpoint.malformed(folder, format!("a window of {length} tokens has no room for words")));
         }
-        Ok(Self { tokenizer, start, end, pad, length })
+        Ok(Self { tokenizer, start, end, pad, length, followers: HashMap::new() })
+    }
+
+    /// Adds a word that stands for `count` tokens, called `word`, `word_1`, `word_2`, ... as in diffusers. It is found
+    /// wherever it stands in a text, inside other words too, in upper or lower case. The first token's id; the others follow.
+    ///
+    /// # Errors
+    /// A word that is a token already, as a sentence.
+    pub fn add_word(&mut self, word: &str, count: usize) -> std::result::Result<u32, String> {
+        let names: Vec<String> =
+            std::iter::once(word.to_owned()).chain((1..count).map(|k| format!("{word}_{k}"))).collect();
+        let added = self.tokenizer.get_added_tokens_decoder();
+        let twin = |name: &String| added.values().any(|known| known.content.to_lowercase() == name.to_lowercase());
+        if let Some(name) = names.iter().find(|name| self.tokenizer.token_to_id(name).is_some() || twin(name)) {
+            return Err(format!("`{name}` is a token of the vocabulary already"));
+        }
+        let tokens = names.iter().map(|name| AddedToken::from(name.clone(), false));
+        self.tokenizer.add_tokens(tokens).map_err(|error| error.to_string())?;
+        let ids: Option<Vec<u32>> = names.iter().map(|name| self.tokenizer.token_to_id(name)).collect();
+        let ids = ids.ok_or_else(|| format!("`{word}` cannot be added"))?;
+        self.followers.insert(ids[0], ids[1..].to_vec());
+        Ok(ids[0])
     }
 
     /// The largest id it can give.
@@ -94,17 +119,25 @@ impl ClipTokenizer {
     /// # Errors
     /// None for valid text; the tokenizer's own word otherwise.
     pub fn encode(&self, prompt: &str) -> Result<Tokens> {
-        let encoded = self
-            .tokenizer
-            .encode_fast(prompt, false)
-            .map_err(|error| Error::Malformed { file: "tokenizer".to_owned(), reason: error.to_string() })?;
-        let room = self.length - 2;
-        let words = encoded.get_ids();
+        let (words, room) = (self.words(prompt)?, self.length - 2);
         let mut ids = vec![self.start];
         ids.extend(words.iter().take(room));
         ids.push(self.end);
         ids.resize(self.length, self.pad);
         Ok(Tokens { ids, cut: words.len().saturating_sub(room) })
+    }
+
+    /// Without marks.
+    fn words(&self, text: &str) -> Result<Vec<u32>> {
+        let failed =
+            |error: tokenizers::Error| Error::Malformed { file: "tokenizer".to_owned(), reason: error.to_string() };
+        let encoded = self.tokenizer.encode_fast(text, false).map_err(failed)?;
+        let mut ids = Vec::with_capacity(encoded.len());
+        for id in encoded.get_ids() {
+            ids.push(*id);
+            ids.extend(self.followers.get(id).into_iter().flatten());
+        }
+        Ok(ids)
     }
 }
 
@@ -114,7 +147,7 @@ fn token_text(token: &Value) -> Option<&str> {
 
 fn from_vocab(checkpoint: &Checkpoint, folder: &str) -> Result<Tokenizer> {
     let (vocab_file, merges_file) = (format!("{folder}/vocab.json"), format!("{folder}/merges.txt"));
-    let vocab: std::collections::HashMap<String, u32> = checkpoint.json(&vocab_file)?;
+    let vocab: HashMap<String, u32> = checkpoint.json(&vocab_file)?;
     let merges = checkpoint.text(&merges_file)?;
     let pair = |line: &str| -> Result<(String, String)> {
         let (a, b) = line
