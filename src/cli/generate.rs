@@ -30,6 +30,12 @@ pub(super) struct GenerateArgs {
     /// What to keep away from.
     #[arg(long)]
     negative_prompt: Option<String>,
+    /// plain, or a1111: weights as in `(word:1.2)` and `[word]`, BREAK, prompts of any length.
+    #[arg(long)]
+    prompt_syntax: Option<String>,
+    /// Last layers of the text encoder to leave out; A1111's "Clip skip: 2" is 1 here.
+    #[arg(long, allow_negative_numbers = true)]
+    clip_skip: Option<i64>,
     /// In pixels.
     #[arg(long, allow_negative_numbers = true)]
     width: Option<i64>,
@@ -163,6 +169,8 @@ fn checked(
         model: None,
         prompt: Some(args.prompt),
         negative_prompt: args.negative_prompt,
+        prompt_syntax: args.prompt_syntax,
+        clip_skip: args.clip_skip,
         width: args.width,
         height: args.height,
         size_conditioning: args.sizes.draft(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::Fault;
-use crate::domain::{SamplerKind, SigmaSchedule};
+use crate::domain::{NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// One model's file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,12 +79,24 @@ pub struct DefaultOverrides {
     /// Classifier-free guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_scale: Option<f64>,
+    /// How far guidance's widening of the output is taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<f64>,
     /// The sampler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
     /// The noise levels it visits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma_schedule: Option<SigmaSchedule>,
+    /// What a seed means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseSource>,
+    /// What brackets in a prompt mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_syntax: Option<PromptSyntax>,
+    /// Last layers of the text encoder to leave out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
 }
 
 impl DefaultOverrides {
@@ -131,9 +143,13 @@ impl ModelFile {
             width: defaults.count("width"),
             height: defaults.count("height"),
             steps: defaults.count("steps"),
-            guidance_scale: defaults.number("guidance_scale"),
+            guidance_scale: defaults.number("guidance_scale", 100.0),
+            guidance_rescale: defaults.number("guidance_rescale", 1.0),
             sampler: defaults.named("sampler", SamplerKind::ALL, SamplerKind::name),
             sigma_schedule: defaults.named("sigma_schedule", SigmaSchedule::ALL, SigmaSchedule::name),
+            noise: defaults.named("noise", NoiseSource::ALL, NoiseSource::name),
+            prompt_syntax: defaults.named("prompt_syntax", PromptSyntax::ALL, PromptSyntax::name),
+            clip_skip: defaults.count_from(0, "clip_skip"),
         };
         let mut faults = keys.finish();
         faults.extend(defaults.finish());
@@ -203,13 +219,19 @@ impl Keys {
     }
 
     fn count(&mut self, key: &str) -> Option<u32> {
-        let positive = |value: &Value| value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-        self.take(key, "a whole number from 1 to 4294967295", positive)
+        self.count_from(1, key)
     }
 
-    fn number(&mut self, key: &str) -> Option<f64> {
+    fn count_from(&mut self, least: u32, key: &str) -> Option<u32> {
+        let count = |value: &Value| value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= least);
+        self.take(key, &format!("a whole number from {least} to 4294967295"), count)
+    }
+
+    fn number(&mut self, key: &str, most: f64) -> Option<f64> {
         let number = |value: &Value| value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
-        self.take(key, "a number from 0 to 100", |value| number(value).filter(|n| (0.0..=100.0).contains(n)))
+        self.take(key, &format!("a number from 0 to {most}"), |value| {
+            number(value).filter(|n| (0.0..=most).contains(n))
+        })
     }
 
     fn word(&mut self, key: &str, words: &[&str]) -> Option<String> {
@@ -258,7 +280,12 @@ mod tests {
         for key in ["description", "min_side", "max_side", "size_multiple", "defaults"] {
             assert!(!all[key].is_null(), "{key}");
         }
-        for key in ["width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule"] {
+        for key in
+            ["width", "height", "steps", "guidance_scale", "sampler", "sigma_schedule", "guidance_rescale", "noise"]
+        {
+            assert!(!all["defaults"][key].is_null(), "{key}");
+        }
+        for key in ["prompt_syntax", "clip_skip"] {
             assert!(!all["defaults"][key].is_null(), "{key}");
         }
         let schedule: serde_json::Value = serde_json::to_value(&file.schedule).expect("JSON");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelId, NoiseSource, SamplerKind, SigmaSchedule};
+use super::{ModelId, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// What requests to this model may ask for, and what they get when they don't say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct ModelInfo {
     pub max_side: u32,
     /// Tokens of a prompt the text encoder sees, its start and end marks not counted.
     pub prompt_tokens: u32,
+    /// The largest `clip_skip`: one layer of the text encoder stays.
+    pub max_clip_skip: u32,
     /// Whether the network is told the guidance scale, so that no unconditional row is evaluated and a negative prompt says
     /// nothing (latent consistency models).
     pub guidance_embedded: bool,
@@ -55,6 +57,10 @@ pub struct ModelDefaults {
     pub sigma_schedule: SigmaSchedule,
     /// What a seed means.
     pub noise: NoiseSource,
+    /// What brackets in a prompt mean.
+    pub prompt_syntax: PromptSyntax,
+    /// Last layers of the text encoder to leave out.
+    pub clip_skip: u32,
 }
 
 /// Of a checkpoint that says nothing.
@@ -69,6 +75,8 @@ impl Default for ModelDefaults {
             sampler: SamplerKind::DpmPp2m,
             sigma_schedule: SigmaSchedule::Default,
             noise: NoiseSource::default(),
+            prompt_syntax: PromptSyntax::default(),
+            clip_skip: 0,
         }
     }
 }

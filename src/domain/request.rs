@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 
 use super::sampling::wire_names;
 use super::size_conditioning::{MAX_SIZE, SizeConditioning, SizeConditioningDraft};
-use super::{FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, NoiseSource, SamplerKind, SigmaSchedule};
+use super::{
+    FieldError, ImageFormat, ModelId, ModelInfo, NamedSampler, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule,
+    parse_a1111,
+};
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -39,6 +42,10 @@ pub struct RequestDraft {
     pub prompt: Option<String>,
     /// What to keep away from.
     pub negative_prompt: Option<String>,
+    /// A [`PromptSyntax`] by name.
+    pub prompt_syntax: Option<String>,
+    /// Last layers of the text encoder to leave out.
+    pub clip_skip: Option<i64>,
     /// In pixels.
     pub width: Option<i64>,
     /// In pixels.
@@ -120,6 +127,11 @@ pub struct GenerationRequest {
     model: ModelId,
     prompt: String,
     negative_prompt: String,
+    /// These and others that are missing from requests stored before they were fields have what such requests meant.
+    #[serde(default)]
+    prompt_syntax: PromptSyntax,
+    #[serde(default)]
+    clip_skip: u32,
     width: u32,
     height: u32,
     /// Of models that take it.
@@ -130,7 +142,6 @@ pub struct GenerationRequest {
     /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     guidance_embedded: bool,
-    /// This and others that are missing from requests stored before they were fields have what such requests meant.
     #[serde(default)]
     guidance_rescale: f64,
     #[serde(default)]
@@ -161,6 +172,15 @@ impl GenerationRequest {
     /// What to keep away from; empty when nothing was said.
     pub fn negative_prompt(&self) -> &str {
         &self.negative_prompt
+    }
+    /// What brackets in both prompts mean.
+    pub fn prompt_syntax(&self) -> PromptSyntax {
+        self.prompt_syntax
+    }
+    /// How many of the text encoder's last layers are left out, as diffusers counts: 0 is all of them used, 1 is what A1111
+    /// calls "Clip skip: 2".
+    pub fn clip_skip(&self) -> u32 {
+        self.clip_skip
     }
     /// In pixels, a multiple of the model's `size_multiple`.
     pub fn width(&self) -> u32 {
@@ -283,6 +303,8 @@ impl RequestDraft {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
             negative_prompt: faults.prompt("negative_prompt", self.negative_prompt, limits, false),
+            prompt_syntax: faults.named("prompt_syntax", self.prompt_syntax, defaults.prompt_syntax, PromptSyntax::ALL),
+            clip_skip: faults.integer("clip_skip", self.clip_skip, defaults.clip_skip, 0, model.max_clip_skip),
             width,
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
@@ -313,6 +335,7 @@ impl RequestDraft {
         };
         faults.pixels(&request, limits);
         faults.guidance_interval(&request);
+        faults.syntax(&request);
         if faults.0.is_empty() { Ok(request) } else { Err(faults.0) }
     }
 }
@@ -489,6 +512,17 @@ impl Faults {
             self.add("metadata", Value::Null, message);
         }
         metadata
+    }
+
+    fn syntax(&mut self, request: &GenerationRequest) {
+        if request.prompt_syntax != PromptSyntax::A1111 {
+            return;
+        }
+        for (field, text) in [("prompt", &request.prompt), ("negative_prompt", &request.negative_prompt)] {
+            if let Err(error) = parse_a1111(text) {
+                self.add(field, text.as_str(), error.to_string());
+            }
+        }
     }
 
     fn guidance_interval(&mut self, request: &GenerationRequest) {

@@ -25,8 +25,8 @@ pub struct SampleId(pub u64);
 pub struct BatchKey {
     /// (C, h, w) of the latents.
     pub latent_shape: (usize, usize, usize),
-    /// Tokens of the conditioning.
-    pub tokens: usize,
+    /// Tokens of the prompt and of the negative prompt, as the network is told them; twice the prompt's where there is none.
+    pub tokens: [usize; 2],
     /// Of the picture, in pixels.
     pub width: u32,
     /// Of the picture, in pixels.
@@ -251,7 +251,7 @@ mod tests {
         let pixels = side as u32 * 4;
         let key = BatchKey {
             latent_shape: (4, side, side),
-            tokens: 7,
+            tokens: [7, 7],
             width: pixels,
             height: pixels,
             model: ModelId::new("m"),

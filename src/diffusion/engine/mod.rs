@@ -6,6 +6,7 @@
 
 mod events;
 mod fault;
+mod forward;
 mod guidance;
 mod sample;
 mod stages;

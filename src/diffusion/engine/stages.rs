@@ -39,14 +39,14 @@ impl Stages {
         let latents = normal()?;
         let extra_channels = pipeline.extra_channels(&request, &mut normal)?;
         let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
-        let embeds = pipeline.encode_prompt(&Prompt::positive(request.prompt()))?;
+        let embeds = pipeline.encode_prompt(&Prompt::of(&request, PromptSide::Positive))?;
         let conditioning = pipeline.condition(&request, PromptSide::Positive, embeds)?;
         Ok(Self { pipeline, request, latents, timesteps, conditioning, extra_channels })
     }
 
     /// One prompt.
     pub fn text_encoder(&self) -> Result<Duration> {
-        self.timed(|| self.pipeline.encode_prompt(&Prompt::positive(self.request.prompt())).map(drop))
+        self.timed(|| self.pipeline.encode_prompt(&Prompt::of(&self.request, PromptSide::Positive)).map(drop))
     }
 
     /// One network evaluation of so many rows, at timesteps of the request's steps in turn.

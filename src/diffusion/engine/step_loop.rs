@@ -10,10 +10,11 @@ use candle_core::Tensor;
 use super::EngineOptions;
 use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 use super::fault::{Fault, FaultPoint};
+use super::forward::forward;
 use super::guidance::Guidance;
 use super::sample::{SampleState, Told};
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
-use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide, StepInputs};
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 
 /// Why a job cannot go on.
@@ -143,9 +144,11 @@ impl StepLoop {
             .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
         let mut warnings = cond.prompt.warnings.clone();
         warnings.extend(uncond.iter().flat_map(|uncond| uncond.prompt.warnings.iter().cloned()));
+        let length = |side: &Conditioning| side.prompt.tokens().map_err(Refusal::failed);
+        let tokens = [length(&cond)?, length(uncond.as_ref().unwrap_or(&cond))?];
         let key = self.shared(BatchKey {
             latent_shape: pipeline.latent_shape(request.width(), request.height()),
-            tokens: cond.prompt.tokens().map_err(Refusal::failed)?,
+            tokens,
             width: request.width(),
             height: request.height(),
             model: request.model().clone(),
@@ -237,28 +240,14 @@ impl StepLoop {
             self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
         }
         let pipeline = &self.pipelines[&key.model];
-        let (mut latents, mut rows) = (Vec::new(), Vec::new());
+        let mut rows = Vec::new();
         for id in ids {
             let sample = &self.samples[id];
             let input = sample.network_input().map_err(Refusal::failed)?;
-            for branch in branches(&sample.meta) {
-                latents.push(input.clone());
-                rows.push(sample.row(*branch));
-            }
+            rows.extend(branches(&sample.meta).iter().map(|branch| (input.clone(), sample.row(*branch))));
         }
-        let forward = || -> Result<Tensor, Refusal> {
-            let latents = Tensor::cat(&latents, 0).map_err(Refusal::failed)?;
-            pipeline.denoise(&StepInputs { latents: &latents, rows: &rows }).map_err(Refusal::failed)
-        };
-        let out = forward()?;
-        let mut row = 0;
-        let mut take = |id: &SampleId| -> Result<Vec<Tensor>, Refusal> {
-            let count = self.samples[id].meta.rows_now as usize;
-            let rows = (row..row + count).map(|k| out.narrow(0, k, 1)).collect::<candle_core::Result<_>>();
-            row += count;
-            rows.map_err(Refusal::failed)
-        };
-        ids.iter().map(&mut take).collect()
+        let mut outputs = forward(pipeline.as_ref(), &rows).map_err(Refusal::failed)?.into_iter();
+        Ok(ids.iter().map(|id| outputs.by_ref().take(self.samples[id].meta.rows_now as usize).collect()).collect())
     }
 
     fn advance(&mut self, ids: &[SampleId], outputs: Vec<Vec<Tensor>>) -> Vec<(SampleId, Result<(), Refusal>)> {
@@ -375,11 +364,7 @@ fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] 
 
 /// What the request's rows on one side of guidance are told.
 fn told(pipeline: &dyn Pipeline, request: &GenerationRequest, side: PromptSide) -> Result<Conditioning, Refusal> {
-    let text = match side {
-        PromptSide::Positive => request.prompt(),
-        PromptSide::Negative => request.negative_prompt(),
-    };
-    let embeds = pipeline.encode_prompt(&Prompt { text, side }).map_err(Refusal::failed)?;
+    let embeds = pipeline.encode_prompt(&Prompt::of(request, side)).map_err(Refusal::failed)?;
     pipeline.condition(request, side, embeds).map_err(Refusal::failed)
 }
 

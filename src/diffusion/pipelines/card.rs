@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::domain::{NoiseSource, SamplerKind, SigmaSchedule};
+use crate::domain::{NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// All keys are optional; what is absent is derived from the configs.
 #[derive(Debug, Default, Deserialize)]
@@ -30,4 +30,6 @@ pub(super) struct CardDefaults {
     pub sampler: Option<SamplerKind>,
     pub sigma_schedule: Option<SigmaSchedule>,
     pub noise: Option<NoiseSource>,
+    pub prompt_syntax: Option<PromptSyntax>,
+    pub clip_skip: Option<u32>,
 }

@@ -1,16 +1,17 @@
 //! The parts of a checkpoint that several families have, read from their usual folders.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::card::ModelCard;
-use super::{Error, Result};
+use super::{Error, Prompt, Result};
 use crate::diffusion::models::text_encoders::{
-    ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput, ClipTokenizer,
+    ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput, ClipTokenizer, Window,
 };
 use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::diffusion::models::{self};
 use crate::diffusion::samplers::TrainingSchedule;
 use crate::diffusion::weights::Checkpoint;
+use crate::domain::{PromptSyntax, parse_a1111};
 
 /// Where parts are read from, and where their tensors go.
 #[derive(Clone, Copy, Debug)]
@@ -108,28 +109,82 @@ pub(super) struct TextReader<E> {
 /// One text as a reader read it.
 #[derive(Debug)]
 pub(super) struct ReadText {
-    /// (1, L) u32.
-    pub ids: Tensor,
-    pub output: ClipTextOutput,
+    /// At least one.
+    pub windows: Vec<ReadWindow>,
     /// What the client should know.
     pub warning: Option<String>,
 }
 
+/// What a reader reads at once.
+#[derive(Debug)]
+pub(super) struct ReadWindow {
+    /// (1, L) u32.
+    pub ids: Tensor,
+    pub output: ClipTextOutput,
+    /// One a token, where a prompt has weights.
+    weights: Option<Vec<f32>>,
+}
+
+impl ReadText {
+    /// The windows' hidden states that `layer` picks, each (1, L, width), weighted and one after the other.
+    pub(super) fn hidden_states(&self, layer: impl Fn(&ClipTextOutput) -> Result<Tensor>) -> Result<Tensor> {
+        let states = self.windows.iter().map(|window| {
+            let hidden = layer(&window.output)?;
+            window.weights.as_ref().map_or(Ok(hidden.clone()), |weights| weighted(&hidden, weights))
+        });
+        Ok(Tensor::cat(&states.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+}
+
+/// Each token's vector times its weight, then all of them by what gives the window the mean it had (A1111's emphasis
+/// "Original"). hidden: (1, L, width).
+fn weighted(hidden: &Tensor, weights: &[f32]) -> Result<Tensor> {
+    let weights = Tensor::from_slice(weights, (1, weights.len(), 1), hidden.device())?;
+    let emphasised = hidden.broadcast_mul(&weights)?;
+    let mean = |x: &Tensor| -> Result<f64> { Ok(x.to_dtype(DType::F64)?.mean_all()?.to_scalar()?) };
+    let restored = mean(hidden)? / mean(&emphasised)?;
+    Ok((emphasised * restored)?)
+}
+
 impl<E: AsRef<ClipTextModel>> TextReader<E> {
     /// Tokens and what the layers make of them; `model` is how a warning calls the model.
-    pub(super) fn read(&self, text: &str, model: &str, device: &Device) -> Result<ReadText> {
-        let tokens = self.tokenizer.encode(text)?;
-        let length = tokens.ids.len();
-        let (room, cut) = (length - 2, tokens.cut);
-        let warning = (cut > 0)
-            .then(|| format!("the text encoder of `{model}` reads {room} tokens; the last {cut} of a prompt were cut"));
-        let ids = Tensor::from_vec(tokens.ids, (1, length), device)?;
+    pub(super) fn read(&self, prompt: &Prompt<'_>, model: &str, device: &Device) -> Result<ReadText> {
+        match prompt.syntax {
+            PromptSyntax::Plain => {
+                let tokens = self.tokenizer.encode(prompt.text)?;
+                let (room, cut) = (self.room(), tokens.cut);
+                let told = || {
+                    format!("the text encoder of `{model}` reads {room} tokens; the last {cut} of a prompt were cut")
+                };
+                let windows = vec![self.window(tokens.ids, None, device)?];
+                Ok(ReadText { windows, warning: (cut > 0).then(told) })
+            }
+            PromptSyntax::A1111 => {
+                let fragments = parse_a1111(prompt.text).map_err(|error| Error::Prompt(error.to_string()))?;
+                let windows = self.tokenizer.windows(&fragments)?.into_iter();
+                let windows = windows.map(|Window { ids, weights }| {
+                    let weights = weights.iter().any(|weight| *weight != 1.0).then_some(weights);
+                    self.window(ids, weights, device)
+                });
+                Ok(ReadText { windows: windows.collect::<Result<_>>()?, warning: None })
+            }
+        }
+    }
+
+    fn window(&self, ids: Vec<u32>, weights: Option<Vec<f32>>, device: &Device) -> Result<ReadWindow> {
+        let length = ids.len();
+        let ids = Tensor::from_vec(ids, (1, length), device)?;
         let output = self.encoder.as_ref().hidden_states(&ids)?;
-        Ok(ReadText { ids, output, warning })
+        Ok(ReadWindow { ids, output, weights })
     }
 
     /// Tokens of a text that it reads, the marks at both ends not counted.
     pub(super) fn room(&self) -> usize {
         self.encoder.as_ref().config().max_tokens() - 2
+    }
+
+    /// Layers of its network.
+    pub(super) fn layers(&self) -> usize {
+        self.encoder.as_ref().config().num_hidden_layers()
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::Result;
+use crate::domain::{GenerationRequest, PromptSyntax};
 
 /// Which side of classifier-free guidance a text stands on. Some families read them differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,17 +21,23 @@ pub struct Prompt<'a> {
     pub text: &'a str,
     /// Prompt or negative prompt.
     pub side: PromptSide,
+    /// What brackets in it mean.
+    pub syntax: PromptSyntax,
+    /// Layers of the text encoders left out at the end, beyond those that the family leaves out anyway.
+    pub clip_skip: u32,
 }
 
 impl<'a> Prompt<'a> {
-    /// What to draw.
-    pub fn positive(text: &'a str) -> Self {
-        Self { text, side: PromptSide::Positive }
-    }
-
-    /// What to keep away from.
-    pub fn negative(text: &'a str) -> Self {
-        Self { text, side: PromptSide::Negative }
+    /// One of a request's two.
+    pub fn of(request: &'a GenerationRequest, side: PromptSide) -> Self {
+        let text = match side {
+            PromptSide::Positive => request.prompt(),
+            PromptSide::Negative => request.negative_prompt(),
+        };
+        let syntax = request.prompt_syntax();
+        // diffusers leaves layers out for the prompt alone, A1111 for both.
+        let is_skipped = side == PromptSide::Positive || syntax == PromptSyntax::A1111;
+        Self { text, side, syntax, clip_skip: if is_skipped { request.clip_skip() } else { 0 } }
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Introduction<'a> {
     pub sample_size: usize,
     /// Tokens of a prompt that it reads.
     pub prompt_tokens: usize,
+    pub max_clip_skip: usize,
     pub guidance_embedded: bool,
     pub inpainting: bool,
     pub size_conditioning: bool,
@@ -48,6 +49,8 @@ impl Introduction<'_> {
             sampler: card.defaults.sampler.unwrap_or(habits.sampler),
             sigma_schedule: card.defaults.sigma_schedule.unwrap_or(usual.sigma_schedule),
             noise: card.defaults.noise.unwrap_or(usual.noise),
+            prompt_syntax: card.defaults.prompt_syntax.unwrap_or(usual.prompt_syntax),
+            clip_skip: card.defaults.clip_skip.unwrap_or(usual.clip_skip),
         };
         ModelInfo {
             id: self.id,
@@ -57,6 +60,7 @@ impl Introduction<'_> {
             min_side: card.min_side.unwrap_or(8 * factor),
             max_side: card.max_side.unwrap_or(4096),
             prompt_tokens: self.prompt_tokens as u32,
+            max_clip_skip: self.max_clip_skip as u32,
             guidance_embedded: self.guidance_embedded,
             size_conditioning: self.size_conditioning,
             inpainting: self.inpainting,

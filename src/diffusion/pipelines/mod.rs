@@ -89,6 +89,9 @@ pub enum Error {
         /// What is wrong and what is supported.
         reason: String,
     },
+    /// A prompt that cannot be read.
+    #[error("a prompt {0}")]
+    Prompt(String),
     /// The device cannot be used.
     #[error("device `{device}` cannot be used: {reason}")]
     Device {

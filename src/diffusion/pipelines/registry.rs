@@ -123,6 +123,8 @@ fn check_defaults(info: &ModelInfo) -> Result<()> {
         height: Some(defaults.height.into()),
         steps: Some(defaults.steps.into()),
         guidance_scale: Some(defaults.guidance_scale),
+        guidance_rescale: Some(defaults.guidance_rescale),
+        clip_skip: Some(defaults.clip_skip.into()),
         sampler: Some(defaults.sampler.name().to_owned()),
         sigma_schedule: Some(defaults.sigma_schedule.name().to_owned()),
         ..RequestDraft::default()

@@ -64,6 +64,7 @@ impl StableDiffusion {
             description: format!("A {about} {}.x.", if is_second { 2 } else { 1 }),
             sample_size: unet.config().sample_size().unwrap_or(64),
             prompt_tokens: text.room(),
+            max_clip_skip: text.layers().saturating_sub(1),
             guidance_embedded: told,
             inpainting: shown == Shown::Masked,
             size_conditioning: false,
@@ -100,12 +101,15 @@ impl Pipeline for StableDiffusion {
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
-        let read = self.text.read(prompt.text, self.info.id.as_str(), &self.device)?;
-        Ok(PromptEmbeds {
-            hidden_states: read.output.last_hidden_state,
-            pooled: None,
-            warnings: read.warning.into_iter().collect(),
-        })
+        let read = self.text.read(prompt, self.info.id.as_str(), &self.device)?;
+        let hidden_states = read.hidden_states(|output| match prompt.clip_skip {
+            0 => Ok(output.last_hidden_state.clone()),
+            skip => {
+                let layer = output.before_last(skip as usize);
+                Ok(self.text.encoder.normed(layer.expect("checked for this model. This is a bug in domain."))?)
+            }
+        })?;
+        Ok(PromptEmbeds { hidden_states, pooled: None, warnings: read.warning.into_iter().collect() })
     }
 
     fn condition(&self, request: &GenerationRequest, _side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning> {

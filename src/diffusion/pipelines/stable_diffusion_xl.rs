@@ -5,11 +5,11 @@
 use candle_core::{D, Device, Tensor};
 use serde_json::Value;
 
-use super::components::{Components, ReadText, TextReader};
+use super::components::{Components, TextReader};
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown};
 use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
-use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection};
+use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
 use crate::diffusion::weights::Checkpoint;
@@ -62,6 +62,7 @@ impl StableDiffusionXl {
         let takes_aesthetic_score = index["requires_aesthetics_score"] == true;
         check(&components, (text.as_ref(), &text_2), &unet, takes_aesthetic_score)?;
         let shown = latents.fits(&components, &unet)?;
+        let layers = text.as_ref().map_or(usize::MAX, TextReader::layers).min(text_2.layers());
         let about = if takes_aesthetic_score { "XL refiner" } else { "XL" };
         let info = Introduction {
             id,
@@ -69,6 +70,7 @@ impl StableDiffusionXl {
             description: format!("A Stable Diffusion {about} checkpoint."),
             sample_size: unet.config().sample_size().unwrap_or(128),
             prompt_tokens: text_2.room(),
+            max_clip_skip: layers.saturating_sub(LAYERS_LEFT_OUT + 1),
             guidance_embedded: unet.config().is_told_guidance(),
             inpainting: shown == Shown::Masked,
             size_conditioning: true,
@@ -151,15 +153,21 @@ impl Pipeline for StableDiffusionXl {
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         let id = self.info.id.as_str();
-        let second = self.text_2.read(prompt.text, id, &self.device)?;
-        let pooled = self.text_2.encoder.project(&second.ids, &second.output.last_hidden_state)?;
-        let first = self.text.as_ref().map(|text| text.read(prompt.text, id, &self.device)).transpose()?;
+        let second = self.text_2.read(prompt, id, &self.device)?;
+        // A prompt of several windows is the first of them as a whole.
+        let whole = &second.windows[0];
+        let pooled = self.text_2.encoder.project(&whole.ids, &whole.output.last_hidden_state)?;
+        let first = self.text.as_ref().map(|text| text.read(prompt, id, &self.device)).transpose()?;
+        let left_out = LAYERS_LEFT_OUT + prompt.clip_skip as usize;
+        let layer = |output: &ClipTextOutput| {
+            let layer = output.before_last(left_out);
+            Ok(layer.expect("checked for this model. This is a bug in domain.").clone())
+        };
         let mut warnings: Vec<String> = Vec::new();
         let mut hidden_states = Vec::new();
-        for ReadText { output, warning, .. } in first.into_iter().chain([second]) {
-            warnings.extend(warning.filter(|warning| !warnings.contains(warning)));
-            let layers = output.before_last(LAYERS_LEFT_OUT);
-            hidden_states.push(layers.expect("at least one layer. This is a bug in models.").clone());
+        for read in first.into_iter().chain([second]) {
+            hidden_states.push(read.hidden_states(layer)?);
+            warnings.extend(read.warning.filter(|warning| !warnings.contains(warning)));
         }
         let hidden_states = Tensor::cat(&hidden_states, D::Minus1)?;
         if prompt.side == PromptSide::Negative && prompt.text.is_empty() && self.zeros_for_empty_negative {

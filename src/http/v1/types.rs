@@ -21,6 +21,13 @@ pub(in crate::http) struct CreateJobBody {
     prompt: String,
     /// What to keep away from; has an effect when `guidance_scale` is above 1.
     negative_prompt: Option<String>,
+    /// `plain`: both prompts are read as they stand, and cut where the text encoder has no more room. `a1111`: as A1111 reads
+    /// them, `(word:1.2)`, `(word)` and `[word]` being weights, `\\(` a bracket, `BREAK` the end of a window of 75 tokens; a
+    /// prompt takes as many windows as it needs. The model's default when absent.
+    prompt_syntax: Option<String>,
+    /// Last layers of the text encoder to leave out, as diffusers counts: 0 none, up to the model's `max_clip_skip`. A1111's
+    /// "Clip skip: 2" is 1 here. With `plain` it concerns the prompt alone, as in diffusers; with `a1111` both prompts.
+    clip_skip: Option<u32>,
     /// In pixels; a multiple of the model's `size_multiple`.
     width: Option<u32>,
     /// In pixels; a multiple of the model's `size_multiple`.

@@ -41,6 +41,7 @@ fn model(id: &str) -> ModelInfo {
         min_side: 8,
         max_side: 2048,
         prompt_tokens: 75,
+        max_clip_skip: 11,
         guidance_embedded: false,
         size_conditioning: false,
         inpainting: false,

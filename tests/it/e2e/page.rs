@@ -203,7 +203,7 @@ async fn use_these_again_fills_the_form_and_draws_the_same_bytes() {
     let app = TestApp::builder().start().await;
     let output = json!({"format": "jpeg", "quality": 71});
     let wanted = json!({"negative_prompt": "rain", "sampler": "ddim", "eta": 0.5, "sigma_schedule": "default",
-        "guidance_scale": 2.5, "num_images": 2, "height": 32, "noise": "torch-cuda", "guidance_rescale": 0.25, "guidance_end": 0.75, "output": output});
+        "guidance_scale": 2.5, "num_images": 2, "height": 32, "noise": "torch-cuda", "prompt_syntax": "a1111", "clip_skip": 1, "guidance_rescale": 0.25, "guidance_end": 0.75, "output": output});
     // No double has this value.
     let first = app.submit(&with(body("again", 9_223_372_036_854_775_001), wanted)).await;
     let first = app.ended(first["id"].as_str().unwrap()).await;

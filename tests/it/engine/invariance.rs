@@ -85,7 +85,10 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
     let takes_sizes = pipeline.info().size_conditioning;
     let make = |k: u64| {
         let draft = RequestDraft {
-            prompt: Some(format!("picture number {k}")),
+            // The network reads 22 words at once: some of these take two windows, with a negative prompt of one.
+            prompt: Some(format!("(picture:1.2) number {k}{}", ", words".repeat(8 * (k % 6 / 5) as usize))),
+            prompt_syntax: Some(["plain", "a1111"][(k % 2) as usize].to_owned()),
+            clip_skip: Some((k / 2 % 2) as i64),
             negative_prompt: k.is_multiple_of(4).then(|| "fog".to_owned()),
             width: Some(sides[usize::from(k % 5 > 2)]),
             height: Some(sides[0]),

@@ -98,6 +98,7 @@ fn sixteen() -> Vec<(JobId, GenerationRequest)> {
         eta: Some(if k.is_multiple_of(2) { 0.5 } else { 0.0 }),
         noise: Some(["torch-cpu", "torch-cuda"][k / 2 % 2].to_owned()),
         guidance_rescale: Some([0.0, 0.7][k / 3 % 2]),
+        prompt_syntax: Some(["plain", "a1111"][k / 5 % 2].to_owned()),
         guidance_end: Some([1.0, 0.5][k / 4 % 2]),
         num_images: Some(1 + (k % 4 == 3) as i64),
         ..draft(&format!("picture number {k}"), 1000 + k as u64)

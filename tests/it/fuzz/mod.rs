@@ -7,6 +7,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 mod images;
 mod names;
+mod prompts;
 mod safetensors;
 
 /// Runs `cases` of a property, or `PROPTEST_CASES` of them where that is more; from seed 1 unless `PROPTEST_RNG_SEED` names

@@ -49,6 +49,11 @@ impl ClipTextConfig {
         self.max_position_embeddings
     }
 
+    /// Its layers.
+    pub fn num_hidden_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
     /// Width of its vectors.
     pub fn hidden_size(&self) -> usize {
         self.hidden_size

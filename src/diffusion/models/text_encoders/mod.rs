@@ -2,6 +2,8 @@
 
 mod clip;
 mod tokenizer;
+mod windows;
 
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 pub use tokenizer::{ClipTokenizer, Tokens};
+pub use windows::{Piece, Window, WindowMarks, windows};

@@ -12,7 +12,9 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
+use super::windows::{Piece, Window, WindowMarks, windows};
 use crate::diffusion::weights::{Checkpoint, Error, Result};
+use crate::domain::Fragment;
 
 /// What CLIP takes for words (transformers `CLIPTokenizer`): marks, contractions, letters, single digits, the rest.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -127,17 +129,45 @@ impl ClipTokenizer {
         Ok(Tokens { ids, cut: words.len().saturating_sub(room) })
     }
 
-    /// Without marks.
+    /// As many windows as a prompt's fragments need, at least one.
+    ///
+    /// # Errors
+    /// As [`ClipTokenizer::encode`].
+    pub fn windows(&self, fragments: &[Fragment]) -> Result<Vec<Window>> {
+        let mut pieces = Vec::new();
+        for fragment in fragments {
+            match fragment {
+                Fragment::Break => pieces.push(Piece::Break),
+                Fragment::Words { text, weight } => {
+                    let weight = *weight as f32;
+                    let word = |id: u32| match self.followers.get(&id) {
+                        None => vec![id],
+                        Some(followers) => [&[id], followers.as_slice()].concat(),
+                    };
+                    pieces.extend(self.tokens(text)?.into_iter().map(|id| Piece::Word { ids: word(id), weight }));
+                }
+            }
+        }
+        let comma = self.tokenizer.token_to_id(",</w>");
+        let marks = WindowMarks { start: self.start, end: self.end, pad: self.pad, comma, length: self.length };
+        Ok(windows(&pieces, marks))
+    }
+
+    /// Without marks, a word of several vectors with all of them.
     fn words(&self, text: &str) -> Result<Vec<u32>> {
-        let failed =
-            |error: tokenizers::Error| Error::Malformed { file: "tokenizer".to_owned(), reason: error.to_string() };
-        let encoded = self.tokenizer.encode_fast(text, false).map_err(failed)?;
-        let mut ids = Vec::with_capacity(encoded.len());
-        for id in encoded.get_ids() {
-            ids.push(*id);
-            ids.extend(self.followers.get(id).into_iter().flatten());
+        let mut ids = Vec::new();
+        for id in self.tokens(text)? {
+            ids.push(id);
+            ids.extend(self.followers.get(&id).into_iter().flatten());
         }
         Ok(ids)
+    }
+
+    /// Without marks.
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let failed =
+            |error: tokenizers::Error| Error::Malformed { file: "tokenizer".to_owned(), reason: error.to_string() };
+        Ok(self.tokenizer.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
     }
 }
 

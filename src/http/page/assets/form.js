@@ -6,9 +6,9 @@ import { atField, refusal } from "./words.js";
 const DRAFT = "darkroom.draft";
 const RATIOS = [[2, 3], [3, 4], [1, 1], [4, 3], [3, 2]];
 /** Fields whose text goes out as a number. */
-const NUMBERS = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "guidance_start", "guidance_end", "eta", "num_images", "output.quality"];
+const NUMBERS = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "guidance_start", "guidance_end", "eta", "clip_skip", "num_images", "output.quality"];
 /** Fields a model has a default for. */
-const DEFAULTED = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "sampler", "sigma_schedule", "noise"];
+const DEFAULTED = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "sampler", "sigma_schedule", "noise", "prompt_syntax", "clip_skip"];
 
 export class RequestForm {
   #form = byId("form");
@@ -109,6 +109,7 @@ export class RequestForm {
     this.#limit("width", model.min_side, model.max_side, model.size_multiple);
     this.#limit("height", model.min_side, model.max_side, model.size_multiple);
     this.#limit("steps", 1, model.limits.max_steps, 1);
+    this.#limit("clip_skip", 0, model.max_clip_skip, 1);
     this.#limit("num_images", 1, model.limits.max_num_images, 1);
     if (!this.#field("num_images").value) this.#field("num_images").value = 1;
     byId("model-about").textContent = model.description;

@@ -59,6 +59,8 @@ export function parameters(request, seed, labels) {
     ["Guidance", guidance(request)],
     ["ddim", "tcd"].includes(request.sampler) && request.eta > 0 ? ["Eta", String(request.eta)] : null,
     ["Seed", String(seed)],
+    request.prompt_syntax === "plain" ? null : ["Prompt syntax", request.prompt_syntax],
+    request.clip_skip > 0 ? ["Clip skip", String(request.clip_skip)] : null,
     request.noise === "torch-cpu" ? null : ["Noise", request.noise],
     ["Format", `${request.output.format.toUpperCase()}${quality}`],
     ["Model", request.model],
