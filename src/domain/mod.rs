@@ -12,6 +12,7 @@ mod job;
 mod model;
 mod prompt_syntax;
 mod request;
+mod request_faults;
 mod sampling;
 mod size_conditioning;
 mod timestamp;

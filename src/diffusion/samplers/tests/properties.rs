@@ -183,7 +183,10 @@ proptest! {
             let (picture, noise) = (walk.x[0], noise_of(&walk.x));
             if unit_variance(kind) {
                 let variance = picture * picture + noise * noise;
-                prop_assert!((variance - 1.0).abs() < 1e-6, "step {index} of {plan:?}: variance {variance}");
+                // DEIS's weights are differences over products of steps in log sigma: where levels are 1e-4 apart (sigma 15,000,
+                // hundreds of steps) a rounding of 1e-16 becomes 1e-8 of a weight, and 1e-6 over all steps; 1.1e-6 was seen.
+                let allowed = if kind == Deis { 1e-5 } else { 1e-6 };
+                prop_assert!((variance - 1.0).abs() < allowed, "step {index} of {plan:?}: variance {variance}");
             } else {
                 prop_assert!((picture - 1.0).abs() < 1e-6, "step {index} of {plan:?}: picture {picture}");
             }
