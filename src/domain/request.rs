@@ -60,7 +60,7 @@ pub struct RequestDraft {
     pub guidance_start: Option<f64>,
     /// Share of the steps up to the last guided one, 0 to 1.
     pub guidance_end: Option<f64>,
-    /// A sampler by any of the names that [`NamedSampler::parse`] knows.
+    /// A sampler by any of the names that [`super::NamedSampler::parse`] knows.
     pub sampler: Option<String>,
     /// A [`SigmaSchedule`] by its name or label.
     pub sigma_schedule: Option<String>,

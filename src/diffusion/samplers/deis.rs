@@ -50,13 +50,16 @@ fn order_at(training: &TrainingSchedule, index: usize, count: usize) -> usize {
 }
 
 /// Integrals over sigma, from the first of `visited` to `to`, of the Lagrange polynomials in log sigma through `visited`.
+///
+/// In units of the first level: the differences below are of the order of a step squared (1e-8 among hundreds of steps), and
+/// the logarithms of large levels would round them a hundred times as much.
 fn weights(visited: &[f64], to: f64) -> Vec<f64> {
     let from = visited[0];
-    let logs: Vec<f64> = visited.iter().map(|sigma| sigma.ln()).collect();
+    let logs: Vec<f64> = visited.iter().map(|sigma| (sigma / from).ln()).collect();
     let weight = |k: usize| {
         let others: Vec<f64> = (0..logs.len()).filter(|j| *j != k).map(|j| logs[j]).collect();
         let scale: f64 = others.iter().map(|other| logs[k] - other).product();
-        (antiderivative(&others, to) - antiderivative(&others, from)) / scale
+        from * (antiderivative(&others, to / from) - antiderivative(&others, 1.0)) / scale
     };
     (0..visited.len()).map(weight).collect()
 }
