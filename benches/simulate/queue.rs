@@ -41,9 +41,9 @@ impl Queue {
         (0..most.max(1)).map_while(|_| self.pop(key)).collect()
     }
 
-    /// As `group`, of no size in `except`, and only if its oldest is older than `before`.
-    pub(super) fn other(&mut self, except: &[usize], before: Option<QueuePlace>, most: usize) -> Vec<usize> {
-        match self.oldest(|size| !except.contains(&size)) {
+    /// As `group`, of another size than this, and only if its oldest stands before `before`.
+    pub(super) fn other(&mut self, except: usize, before: Option<QueuePlace>, most: usize) -> Vec<usize> {
+        match self.oldest(|size| size != except) {
             Some((place, key)) if before.is_none_or(|before| place < before) => {
                 (0..most.max(1)).map_while(|_| self.pop(key)).collect()
             }
@@ -51,17 +51,20 @@ impl Queue {
         }
     }
 
-    /// Of one size: the oldest, those with as many steps that came soon after it, the rest.
-    pub(super) fn fill(&mut self, size: usize, steps: u32, most: usize) -> Vec<usize> {
+    /// Of one size, and only what stands before `before`: the oldest, those with as many steps that came soon after it,
+    /// the rest.
+    pub(super) fn fill(&mut self, size: usize, steps: u32, before: Option<QueuePlace>, most: usize) -> Vec<usize> {
         let mut taken = Vec::new();
         let Some((oldest, _)) = self.oldest(|other| other == size) else { return taken };
+        let is_before = |place: QueuePlace| before.is_none_or(|before| place < before);
         while taken.len() < most {
             let alike = self.groups.get(&(size, steps)).and_then(BTreeSet::first);
+            let alike = alike.filter(|(place, _)| is_before(*place));
             let is_due = alike.is_some_and(|(place, _)| place.rank_ms <= oldest.rank_ms + ALIKE_WITHIN_MS);
             let alike = if is_due && !taken.is_empty() { self.pop((size, steps)) } else { None };
             let next = alike.or_else(|| {
-                let (_, key) = self.oldest(|other| other == size)?;
-                self.pop(key)
+                let (place, key) = self.oldest(|other| other == size)?;
+                if is_before(place) { self.pop(key) } else { None }
             });
             match next {
                 Some(job) => taken.push(job),

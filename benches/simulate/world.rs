@@ -1,7 +1,7 @@
 //! Devices, their batchers and the clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use darkroom::diffusion::batching::{BatchCaps, BatchKey, Batcher, Demand, SampleId, SampleMeta};
@@ -61,9 +61,8 @@ impl Policy {
 
 struct Seat {
     batcher: Batcher,
-    samples: Vec<SampleMeta>,
-    /// Whose samples they are.
-    jobs: Vec<usize>,
+    /// Whose samples they are, and where they stand.
+    samples: HashMap<SampleId, (usize, SampleMeta)>,
     next_id: u64,
     demand: Option<Demand>,
     target: Option<u32>,
@@ -100,8 +99,7 @@ impl World {
         let keys = mix.scales.iter().map(key).collect();
         let seat = |_| Seat {
             batcher: policy.batcher(device.cap),
-            samples: Vec::new(),
-            jobs: Vec::new(),
+            samples: HashMap::new(),
             next_id: 0,
             demand: None,
             target: None,
@@ -162,14 +160,16 @@ impl World {
 
     /// What was aboard is a step further.
     fn advance(&mut self, seat: usize, now: f64) {
-        let seat = &mut self.seats[seat];
-        for id in &seat.aboard {
-            if let Ok(at) = seat.samples.binary_search_by_key(id, |sample| sample.id) {
-                seat.samples[at].left -= 1;
-                if seat.samples[at].left == 0 {
-                    seat.samples.remove(at);
-                    self.jobs[seat.jobs.remove(at)].ends = now;
-                }
+        let Seat { batcher, samples, aboard, .. } = &mut self.seats[seat];
+        for id in aboard.drain(..) {
+            let Some((job, sample)) = samples.get_mut(&id) else { continue };
+            sample.left -= 1;
+            if sample.left > 0 {
+                batcher.advanced(sample);
+            } else {
+                self.jobs[*job].ends = now;
+                samples.remove(&id);
+                batcher.remove(id);
             }
         }
     }
@@ -178,16 +178,17 @@ impl World {
     fn begin(&mut self, seat: usize, now: f64) {
         let taken = self.claim(seat);
         let devices = self.seats.len();
-        let Seat { batcher, samples, jobs, next_id, .. } = &mut self.seats[seat];
+        let Seat { batcher, samples, next_id, .. } = &mut self.seats[seat];
         for job in taken {
             let Job { size, steps, .. } = self.jobs[job];
             let (id, key, place) = (SampleId(*next_id), self.keys[size].clone(), place(&self.jobs[job], job));
-            samples.push(SampleMeta { id, key, steps, left: steps, rows: 1, rows_now: 1, place });
-            jobs.push(job);
+            let meta = SampleMeta { id, key, steps, left: steps, rows: 1, rows_now: 1, place };
+            batcher.add(meta.clone());
+            samples.insert(id, (job, meta));
             *next_id += 1;
         }
         batcher.set_waiting((self.queue.len() / devices) as u32);
-        let Some(batch) = batcher.next(samples) else {
+        let Some(batch) = batcher.next_batch() else {
             self.idle.insert(seat);
             return;
         };
@@ -196,7 +197,7 @@ impl World {
         // A real clock varies by some percent.
         let seconds = self.device.seconds(self.scales[size], rows) * (0.98 + 0.04 * self.random.unit());
         let seat_now = &mut self.seats[seat];
-        seat_now.demand = seat_now.batcher.demand(&seat_now.samples);
+        seat_now.demand = seat_now.batcher.demand();
         seat_now.target = seat_now.demand.as_ref().map(|demand| demand.target);
         seat_now.batcher.observe(&batch.key, rows, seconds);
         seat_now.aboard = batch.samples().collect();
@@ -221,13 +222,13 @@ impl World {
         if !self.idle.is_empty() || self.queue.len() == 0 {
             return Vec::new();
         }
-        let size_of = |key: &Arc<BatchKey>| self.keys.iter().position(|known| known == key).unwrap_or(0);
-        let except: Vec<usize> = samples.iter().map(|sample| size_of(&sample.key)).collect();
-        let others = self.queue.other(&except, demand.before, demand.target as usize);
-        if !others.is_empty() {
-            return others;
+        let size = self.keys.iter().position(|known| *known == demand.key).unwrap_or(0);
+        let others = self.queue.other(size, demand.before, demand.target as usize);
+        match demand.displaces {
+            _ if !others.is_empty() => others,
+            None => self.queue.fill(size, demand.steps, None, demand.rows as usize),
+            displaces => self.queue.fill(size, demand.steps, displaces, demand.target as usize),
         }
-        self.queue.fill(size_of(&demand.key), demand.steps, demand.rows as usize)
     }
 }
 

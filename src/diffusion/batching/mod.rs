@@ -1,11 +1,13 @@
 //! Which evaluations share the next forward. Pure and synchronous: sees small projections of samples, never a tensor.
 //!
-//! Main type: [`Batcher`], one of two policies ([`grouped`], [`continuous`]). A [`StepBatch`] is a throw-away view;
+//! Main type: [`Batcher`], one of two policies ([`grouped`], [`continuous`]). It is told who comes, advances and leaves, so
+//! that choosing a batch costs as much as the batch is long, however many wait. A [`StepBatch`] is a throw-away view;
 //! samples stay where they are. What a forward costs, and so how many rows are worth waiting for, is learnt in [`cost`].
 
 mod continuous;
 mod cost;
 mod grouped;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ pub struct SampleId(pub u64);
 
 /// What evaluations must share to stand in one forward. The fields stand in the order in which two keys of one engine
 /// are told apart soonest.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchKey {
     /// (C, h, w) of the latents.
     pub latent_shape: (usize, usize, usize),
@@ -153,10 +155,11 @@ pub struct Demand {
     pub steps: u32,
     /// Rows for which there will be room at the next step.
     pub rows: u32,
+    /// Where there is no room: a sample of this key that stands before this would get the place of another.
+    pub displaces: Option<QueuePlace>,
     /// Rows that a batch of this key should have at present.
     pub target: u32,
-    /// Samples of another key that stand before this would have the next turn: the oldest at the turn's start, and when it
-    /// is about to end, the oldest of those that are left; `None`: there are none.
+    /// Samples of another key that stand before this would have the next turn; `None`: any would.
     pub before: Option<QueuePlace>,
 }
 
@@ -170,7 +173,7 @@ pub enum Batcher {
 }
 
 impl Batcher {
-    /// A batcher with nobody aboard.
+    /// A batcher without samples.
     pub fn new(policy: BatchingPolicy, caps: BatchCaps) -> Self {
         match policy {
             BatchingPolicy::Grouped => Self::Grouped(Grouped::new(caps)),
@@ -189,33 +192,54 @@ impl Batcher {
     /// Halves the most rows, down to what one guided sample needs: what the device could not hold, it will not hold
     /// next time either. The present batch is dissolved and made up anew under the new bound.
     pub fn halve(&mut self) {
-        let halved = |caps: BatchCaps| BatchCaps { max_rows: (caps.max_rows / 2).max(2), ..caps };
+        let caps = self.caps();
+        let halved = BatchCaps { max_rows: (caps.max_rows / 2).max(2), ..caps };
         match self {
-            Self::Grouped(policy) => *policy = Grouped::new(halved(policy.caps)),
-            Self::Continuous(policy) => {
-                policy.caps = halved(policy.caps);
-                policy.dissolve();
-            }
+            Self::Grouped(policy) => policy.dissolve(halved),
+            Self::Continuous(policy) => policy.dissolve(halved),
         }
     }
 
-    /// The rows of the next forward; `None` when there are no samples. `samples` are those with evaluations left, by
-    /// ascending id.
+    /// A sample has come. Ids grow.
+    pub fn add(&mut self, sample: SampleMeta) {
+        match self {
+            Self::Grouped(policy) => policy.add(sample),
+            Self::Continuous(policy) => policy.add(sample),
+        }
+    }
+
+    /// A sample is done, or leaves before.
+    pub fn remove(&mut self, id: SampleId) {
+        match self {
+            Self::Grouped(policy) => policy.remove(id),
+            Self::Continuous(policy) => policy.remove(id),
+        }
+    }
+
+    /// A sample was evaluated once, and this is where it stands now. Whoever is done is to be removed instead.
+    pub fn advanced(&mut self, sample: &SampleMeta) {
+        match self {
+            Self::Grouped(policy) => policy.advanced(sample),
+            Self::Continuous(policy) => policy.advanced(sample),
+        }
+    }
+
+    /// The rows of the next forward; `None` when there are no samples.
     ///
     /// A batch has a sample at least, even when that alone exceeds a bound: otherwise it would wait for ever.
-    pub fn next(&mut self, samples: &[SampleMeta]) -> Option<StepBatch> {
+    pub fn next_batch(&mut self) -> Option<StepBatch> {
         match self {
-            Self::Grouped(policy) => policy.next(samples),
-            Self::Continuous(policy) => policy.next(samples),
+            Self::Grouped(policy) => policy.next_batch(),
+            Self::Continuous(policy) => policy.next_batch(),
         }
     }
 
-    /// What the batch that [`Batcher::next`] just gave could use at the next step; `None` under `grouped`, whose groups
+    /// What the batch that [`Batcher::next_batch`] just gave could use at the next step; `None` under `grouped`, whose groups
     /// take nobody in on their way.
-    pub fn demand(&self, samples: &[SampleMeta]) -> Option<Demand> {
+    pub fn demand(&self) -> Option<Demand> {
         match self {
             Self::Grouped(_) => None,
-            Self::Continuous(policy) => policy.demand(samples),
+            Self::Continuous(policy) => policy.demand(),
         }
     }
 

@@ -93,6 +93,8 @@ pub struct EngineDemand {
     pub steps: u32,
     /// Rows for which there will be room.
     pub rows: u32,
+    /// Where there is no room: a job of this size that stands before this would get the place of another.
+    pub displaces: Option<QueuePlace>,
     /// Rows that a batch of this size should have at present.
     pub target: u32,
     /// Jobs of another size that stand before this would have the next turn; `None`: any would.

@@ -101,12 +101,11 @@ impl StepLoop {
     }
 
     fn schedule(&mut self) -> Option<StepBatch> {
-        let samples: Vec<SampleMeta> = self.samples.values().map(|sample| sample.meta.clone()).collect();
-        let batch = self.batcher.next(&samples)?;
-        if let Some(demand) = self.batcher.demand(&samples) {
-            let size = SizeKey { model: demand.key.model.clone(), width: demand.key.width, height: demand.key.height };
-            let Demand { steps, rows, target, before, .. } = demand;
-            let demand = EngineDemand { size, steps, rows, target, before, admitted: self.admitted };
+        let batch = self.batcher.next_batch()?;
+        if let Some(demand) = self.batcher.demand() {
+            let Demand { key, steps, rows, displaces, target, before } = demand;
+            let size = SizeKey { model: key.model.clone(), width: key.width, height: key.height };
+            let demand = EngineDemand { size, steps, rows, displaces, target, before, admitted: self.admitted };
             (self.sink)(EngineEvent::Demand(demand));
         }
         Some(batch)
@@ -167,10 +166,10 @@ impl StepLoop {
                 place: job.place,
             };
             self.next_sample += 1;
-            let id = meta.id;
-            let sample = SampleState::begin((job.id, image), meta, told.clone(), request, pipeline.as_ref())
+            let sample = SampleState::begin((job.id, image), meta.clone(), told.clone(), request, pipeline.as_ref())
                 .map_err(Refusal::failed)?;
-            self.samples.insert(id, sample);
+            self.samples.insert(meta.id, sample);
+            self.batcher.add(meta);
         }
         let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
         self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
@@ -192,7 +191,13 @@ impl StepLoop {
     }
 
     fn forget(&mut self, job: JobId) -> bool {
-        self.samples.retain(|_, sample| sample.job != job);
+        self.samples.retain(|id, sample| {
+            let stays = sample.job != job;
+            if !stays {
+                self.batcher.remove(*id);
+            }
+            stays
+        });
         self.jobs.remove(&job).is_some()
     }
 
@@ -261,6 +266,7 @@ impl StepLoop {
                 sample.advance(&outputs, pipeline.as_ref()).map_err(Refusal::failed)?;
                 if spoiled { sample.spoil().map_err(Refusal::failed) } else { Ok(()) }
             });
+            self.batcher.advanced(&sample.meta);
             outcomes.push((*id, step));
         }
         outcomes
@@ -320,6 +326,7 @@ impl StepLoop {
 
     fn finish(&mut self, id: SampleId) {
         let Some(sample) = self.samples.remove(&id) else { return };
+        self.batcher.remove(id);
         let (job, image) = (sample.job, sample.image);
         let began = Instant::now();
         let decoded = caught(|| {

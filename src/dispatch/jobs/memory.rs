@@ -103,23 +103,26 @@ impl State {
         match &request.select {
             Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| first(group, most)),
             Select::Other { except, before } => {
-                let group = self.oldest_group(|key| drawn(key) && !except.contains(&key.size()));
+                let group = self.oldest_group(|key| drawn(key) && key.size() != *except);
                 let group = group
                     .filter(|group| before.is_none_or(|before| group.first().is_some_and(|oldest| *oldest < before)));
                 group.map_or_else(Vec::new, |group| first(group, most))
             }
             Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
-            Select::Fill { size, steps } => {
+            Select::Fill { size, steps, before } => {
                 let of = |steps| {
                     let SizeKey { model, width, height } = size.clone();
                     GroupKey { model, width, height, steps }
                 };
                 let of_size = self.groups.range(of(0)..=of(u32::MAX));
-                let mut by_age: Vec<QueuePlace> =
-                    of_size.flat_map(|(_, group)| group.iter().take(most)).copied().collect();
+                let first = |group: &BTreeSet<QueuePlace>| {
+                    let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
+                    group.iter().take(most).take_while(is_before).copied().collect::<Vec<_>>()
+                };
+                let mut by_age: Vec<QueuePlace> = of_size.flat_map(|(_, group)| first(group)).collect();
                 by_age.sort_unstable();
                 by_age.truncate(most);
-                let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, |group| first(group, most));
+                let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, first);
                 fill_order(&by_age, &alike)
             }
         }

@@ -90,12 +90,14 @@ pub enum Select {
         size: SizeKey,
         /// Preferred.
         steps: u32,
+        /// Only jobs that stand before this, where the batch has no room; `None`: any.
+        before: Option<QueuePlace>,
     },
-    /// For a device whose batch gives way: as `Group`, but of no size in `except`, and nothing unless the oldest such
-    /// job stands before `before`.
+    /// For a device whose batch gives way: as `Group`, but of another size, and nothing unless the oldest such job stands
+    /// before `before`.
     Other {
-        /// Sizes the device has aboard.
-        except: Vec<SizeKey>,
+        /// The batch's.
+        except: SizeKey,
         /// The place of the oldest job that the device could go on with; `None`: there is none.
         before: Option<QueuePlace>,
     },

@@ -109,20 +109,17 @@ async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
 }
 
 /// The group of the oldest waiting job of these models: one index look-up a model, as long as no size is excepted. Else
-/// the jobs of excepted sizes ranked before the limit are passed over, which are few: the oldest of a size is taken first.
+/// the jobs of this size that stand before the limit are passed over, which are few: they would have been taken first.
 async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Option<GroupKey>> {
     let (except, before) = match &request.select {
-        Select::Other { except, before } => (except.as_slice(), *before),
-        _ => (&[][..], None),
+        Select::Other { except, before } => (Some(except), *before),
+        _ => (None, None),
     };
     let mut oldest: Option<(QueuePlace, GroupKey)> = None;
     for model in &request.models {
         let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
         query.push(" AND model = ").push_bind(model.as_str());
-        if let Some(before) = before {
-            query.push(" AND (rank_ms, id) < (").push_bind(before.rank_ms);
-            query.push(", ").push_bind(id_bytes(before.id)).push(")");
-        }
+        stands_before(&mut query, before);
         for size in except.iter().filter(|size| size.model == *model) {
             query.push(" AND NOT (width = ").push_bind(size.width);
             query.push(" AND height = ").push_bind(size.height).push(")");
@@ -139,11 +136,18 @@ async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest)
     Ok(oldest.map(|(_, group)| group))
 }
 
+fn stands_before(query: &mut QueryBuilder<Sqlite>, before: Option<QueuePlace>) {
+    if let Some(before) = before {
+        query.push(" AND (rank_ms, id) < (").push_bind(before.rank_ms);
+        query.push(", ").push_bind(id_bytes(before.id)).push(")");
+    }
+}
+
 /// Whether a claim would find anything: for a look without the write lock.
 async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<bool> {
     match &request.select {
         Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request).await?.is_some()),
-        Select::Fill { size, .. } => Ok(!waiting(connection, size, None, 1).await?.is_empty()),
+        Select::Fill { size, before, .. } => Ok(!waiting(connection, size, None, *before, 1).await?.is_empty()),
     }
 }
 
@@ -153,13 +157,13 @@ async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest) -> R
     let most = request.max_rows.max(1);
     let selected = match &request.select {
         Select::Group | Select::Other { .. } => match oldest_group(connection, request).await? {
-            Some(group) => waiting(connection, &group.size(), Some(group.steps), most).await?,
+            Some(group) => waiting(connection, &group.size(), Some(group.steps), None, most).await?,
             None => Vec::new(),
         },
         Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
-        Select::Fill { size, steps } => {
-            let by_age = waiting(connection, size, None, most).await?;
-            let alike = waiting(connection, size, Some(*steps), most).await?;
+        Select::Fill { size, steps, before } => {
+            let by_age = waiting(connection, size, None, *before, most).await?;
+            let alike = waiting(connection, size, Some(*steps), *before, most).await?;
             let places = |jobs: &[(QueuePlace, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
             let rows: HashMap<QueuePlace, RowCount> = by_age.iter().chain(&alike).copied().collect();
             let order = fill_order(&places(&by_age), &places(&alike));
@@ -185,6 +189,7 @@ async fn waiting(
     connection: &mut SqliteConnection,
     size: &SizeKey,
     steps: Option<u32>,
+    before: Option<QueuePlace>,
     most: u32,
 ) -> Result<Vec<(QueuePlace, RowCount)>> {
     let mut query = QueryBuilder::new("SELECT id, rank_ms, row_count FROM jobs WHERE status = 'queued'");
@@ -193,6 +198,7 @@ async fn waiting(
     if let Some(steps) = steps {
         query.push(" AND steps = ").push_bind(steps);
     }
+    stands_before(&mut query, before);
     query.push(" ORDER BY rank_ms, id LIMIT ").push_bind(most);
     let jobs = query.build().fetch_all(connection).await?;
     let read = |row: &SqliteRow| {

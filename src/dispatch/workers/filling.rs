@@ -10,6 +10,14 @@ use crate::domain::{QueuePlace, SizeKey};
 /// The queue's length is asked for no more often.
 const WAITING_EVERY: Duration = Duration::from_millis(200);
 
+/// What a look at the queue found: nothing that stands before this place; `None`: nothing at all.
+type FoundNothing = Option<QueuePlace>;
+
+/// Whether a look for what stands `before` this could find something, after a look that found nothing.
+fn may_find(found_nothing: FoundNothing, before: Option<QueuePlace>) -> bool {
+    found_nothing.is_some_and(|found| before.is_none_or(|before| found < before))
+}
+
 /// What a worker knows of its engine's wants.
 #[derive(Debug, Default)]
 pub(super) struct Filling {
@@ -20,10 +28,10 @@ pub(super) struct Filling {
     looked: bool,
     /// Rows that a batch should have, by the engine's last word.
     target: Option<u32>,
-    /// Of this size nothing waited; nothing has come since.
-    exhausted: Option<SizeKey>,
-    /// Of other sizes nothing waited that stands before (`Some(None)`: nothing at all); nothing has come since.
-    none_before: Option<Option<QueuePlace>>,
+    /// Of this size; nothing has come since.
+    of_size: Option<(SizeKey, FoundNothing)>,
+    /// Of other sizes; nothing has come since.
+    of_others: Option<(SizeKey, FoundNothing)>,
     asked_waiting: Option<Instant>,
 }
 
@@ -44,39 +52,34 @@ impl Filling {
 
     /// Something may have come into the queue.
     pub(super) fn look_again(&mut self) {
-        self.exhausted = None;
-        self.none_before = None;
+        self.of_size = None;
+        self.of_others = None;
         self.looked = false;
     }
 
-    /// Nothing of this size waits.
-    pub(super) fn found_none(&mut self, size: SizeKey) {
-        self.exhausted = Some(size);
+    /// Nothing of this size waits that stands before.
+    pub(super) fn found_none(&mut self, size: &SizeKey, before: Option<QueuePlace>) {
+        self.of_size = Some((size.clone(), before));
     }
 
-    /// Nothing of other sizes waits that stands before.
-    pub(super) fn found_none_before(&mut self, before: Option<QueuePlace>) {
-        self.none_before = Some(before);
+    /// Nothing of another size than this waits that stands before.
+    pub(super) fn found_no_other(&mut self, size: &SizeKey, before: Option<QueuePlace>) {
+        self.of_others = Some((size.clone(), before));
     }
 
-    /// Whether something of another size may wait that stands before.
-    pub(super) fn may_be_before(&self, before: Option<QueuePlace>) -> bool {
-        match (self.none_before, before) {
-            (None, _) => true,
-            (Some(None), _) => false,
-            (Some(Some(_)), None) => true,
-            (Some(Some(none)), Some(before)) => none < before,
-        }
+    /// Whether something of this size may wait that stands before.
+    pub(super) fn may_find(&self, size: &SizeKey, before: Option<QueuePlace>) -> bool {
+        self.of_size.as_ref().is_none_or(|(known, found)| known != size || may_find(*found, before))
+    }
+
+    /// Whether something of another size than this may wait that stands before.
+    pub(super) fn may_find_other(&self, size: &SizeKey, before: Option<QueuePlace>) -> bool {
+        self.of_others.as_ref().is_none_or(|(known, found)| known != size || may_find(*found, before))
     }
 
     /// What is worth a look at the queue now: once each demand, and again when something has come.
     pub(super) fn wanted(&mut self) -> Option<EngineDemand> {
-        if std::mem::replace(&mut self.looked, true) {
-            return None;
-        }
-        let demand = self.demand.clone()?;
-        let is_exhausted = self.exhausted.as_ref() == Some(&demand.size);
-        Some(EngineDemand { rows: if is_exhausted { 0 } else { demand.rows }, ..demand })
+        if std::mem::replace(&mut self.looked, true) { None } else { self.demand.clone() }
     }
 
     /// Rows that an idle engine's first claim asks for; the next demand corrects it within a step.
@@ -105,7 +108,7 @@ mod tests {
 
     fn demand(width: u32, rows: u32, admitted: u64) -> EngineDemand {
         let size = SizeKey { model: ModelId::new("m"), width, height: 8 };
-        EngineDemand { size, steps: 4, rows, target: rows + 2, before: Some(before(7)), admitted }
+        EngineDemand { size, steps: 4, rows, displaces: None, target: rows + 2, before: Some(before(7)), admitted }
     }
 
     #[test]
@@ -126,22 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn a_size_of_which_nothing_waits_is_left_until_something_comes() {
+    fn what_was_not_found_is_left_until_something_comes() {
         let mut filling = Filling::default();
-        filling.found_none(demand(8, 0, 0).size);
-        let rows = |filling: &mut Filling, width| {
-            filling.heed(demand(width, 4, 0));
-            filling.wanted().map(|demand| demand.rows)
-        };
-        assert_eq!((rows(&mut filling, 8), rows(&mut filling, 16)), (Some(0), Some(4)));
-        filling.found_none_before(Some(before(7)));
-        let may_be =
-            |filling: &Filling| [Some(before(7)), Some(before(8)), None].map(|place| filling.may_be_before(place));
-        assert_eq!(may_be(&filling), [false, true, true]);
-        filling.found_none_before(None);
-        assert_eq!(may_be(&filling), [false; 3]);
+        let (small, large) = (demand(8, 0, 0).size, demand(16, 0, 0).size);
+        let places = [Some(before(7)), Some(before(8)), None];
+        let of_size = |filling: &Filling, size| places.map(|place| filling.may_find(size, place));
+        let of_others = |filling: &Filling, size| places.map(|place| filling.may_find_other(size, place));
+        filling.found_none(&small, Some(before(7)));
+        assert_eq!((of_size(&filling, &small), of_size(&filling, &large)), ([false, true, true], [true; 3]));
+        assert_eq!(of_others(&filling, &small), [true; 3]);
+        filling.found_none(&small, None);
+        filling.found_no_other(&small, Some(before(7)));
+        assert_eq!((of_size(&filling, &small), of_others(&filling, &small)), ([false; 3], [false, true, true]));
+        assert_eq!(of_others(&filling, &large), [true; 3]);
         filling.look_again();
-        assert_eq!(may_be(&filling), [true; 3]);
-        assert_eq!(rows(&mut filling, 8), Some(4));
+        assert_eq!((of_size(&filling, &small), of_others(&filling, &small)), ([true; 3], [true; 3]));
     }
 }

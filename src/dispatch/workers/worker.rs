@@ -16,8 +16,7 @@ use crate::diffusion::pipelines::Pipeline;
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
 use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome, Select};
 use crate::domain::{
-    DeviceSpec, ErrorCode, GroupKey, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions,
-    SizeKey, WorkerId,
+    DeviceSpec, ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
 };
 use crate::images;
 use crate::telemetry::BatchGroup;
@@ -156,19 +155,19 @@ impl Worker {
             let workers = self.parts.hub.workers().len().max(1) as u64;
             self.engine.set_waiting(u32::try_from(stats.waiting_rows / workers).unwrap_or(u32::MAX));
         }
-        let before = demand.before;
-        if self.filling.may_be_before(before) {
-            let aboard = self.aboard.values().map(|run| GroupKey::of(&run.claimed.job.request).size());
-            let except = aboard.collect::<HashSet<SizeKey>>().into_iter().collect();
-            if self.claim(Select::Other { except, before }, demand.target).await > 0 {
+        let EngineDemand { size, steps, rows, displaces, target, before, .. } = demand;
+        if self.filling.may_find_other(&size, before) {
+            if self.claim(Select::Other { except: size.clone(), before }, target).await > 0 {
                 return;
             }
-            self.filling.found_none_before(before);
+            self.filling.found_no_other(&size, before);
         }
-        if demand.rows > 0 {
-            let select = Select::Fill { size: demand.size.clone(), steps: demand.steps };
-            if self.claim(select, demand.rows).await == 0 {
-                self.filling.found_none(demand.size);
+        // Where there is no room, somebody who stands before one aboard gets that one's place.
+        let is_worth_it = rows > 0 || displaces.is_some();
+        if is_worth_it && self.filling.may_find(&size, displaces) {
+            let select = Select::Fill { size: size.clone(), steps, before: displaces };
+            if self.claim(select, if rows > 0 { rows } else { target }).await == 0 {
+                self.filling.found_none(&size, displaces);
             }
         }
     }

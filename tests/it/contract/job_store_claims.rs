@@ -96,7 +96,8 @@ async fn a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest(bed: Bed
         bed.clock.advance_ms(1);
     }
     let fill = |width, steps, max_rows| {
-        bed.store.claim(ClaimRequest { select: Select::Fill { size: size(width), steps }, ..claim(max_rows) })
+        bed.store
+            .claim(ClaimRequest { select: Select::Fill { size: size(width), steps, before: None }, ..claim(max_rows) })
     };
     // The oldest is taken whatever its steps; of those alike, the older.
     assert_eq!(claimed_ids(&fill(64, 20, 3).await.unwrap()), [jobs[1], jobs[3], jobs[5]]);
@@ -104,7 +105,7 @@ async fn a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest(bed: Bed
     assert!(fill(64, 20, 8).await.unwrap().is_empty());
     assert!(fill(256, 20, 8).await.unwrap().is_empty());
     let models = vec![ModelId::new("other")];
-    let select = Select::Fill { size: size(128), steps: 20 };
+    let select = Select::Fill { size: size(128), steps: 20, before: None };
     assert!(bed.store.claim(ClaimRequest { models, select, ..claim(8) }).await.unwrap().is_empty());
     assert_eq!(claimed_ids(&fill(128, 99, 8).await.unwrap()), [jobs[0], jobs[6]]);
 }
@@ -115,7 +116,7 @@ async fn a_fill_prefers_likes_only_of_the_oldest_jobs_age(bed: Bed) {
         bed.clock.advance_ms(later);
         jobs.push(bed.insert(with(|draft| draft.steps = Some(steps))).await.id);
     }
-    let select = Select::Fill { size: size(64), steps: 20 };
+    let select = Select::Fill { size: size(64), steps: 20, before: None };
     let taken = bed.store.claim(ClaimRequest { select, ..claim(8) }).await.unwrap();
     // The third came a second after the first and passes the second; the last is too late to pass anybody.
     assert_eq!(claimed_ids(&taken), [jobs[0], jobs[2], jobs[1], jobs[3], jobs[4]]);
@@ -127,7 +128,7 @@ async fn a_fill_stays_within_rows(bed: Bed) {
         jobs.push(bed.insert(with(|draft| draft.num_images = Some(images))).await.id);
     }
     let fill = |max_rows, max_row_pixels| {
-        let select = Select::Fill { size: size(64), steps: 10 };
+        let select = Select::Fill { size: size(64), steps: 10, before: None };
         bed.store.claim(ClaimRequest { select, max_row_pixels, ..claim(max_rows) })
     };
     assert_eq!(claimed_ids(&fill(1, u64::MAX).await.unwrap()), jobs[..1]);
@@ -146,22 +147,39 @@ async fn another_size_is_taken_only_when_its_oldest_job_is_older(bed: Bed) {
         jobs.push(bed.insert(of(width, steps)).await);
         bed.clock.advance_ms(10);
     }
-    let other = |except: &[u32], before| {
-        let except = except.iter().map(|width| size(*width)).collect();
-        bed.store.claim(ClaimRequest { select: Select::Other { except, before }, ..claim(8) })
+    let other = |except: u32, before| {
+        let select = Select::Other { except: size(except), before };
+        bed.store.claim(ClaimRequest { select, ..claim(8) })
     };
     let place = |job: &Job| Some(job.place());
-    assert!(other(&[64], place(&jobs[1])).await.unwrap().is_empty(), "as old is not older");
-    assert!(other(&[64, 128], place(&jobs[2])).await.unwrap().is_empty());
+    assert!(other(64, place(&jobs[1])).await.unwrap().is_empty(), "as old is not older");
     // Of two accepted in the same millisecond, the first is the older.
     let earlier = QueuePlace { rank_ms: jobs[1].place().rank_ms, id: uuid::Uuid::nil().into() };
-    assert!(other(&[64], Some(earlier)).await.unwrap().is_empty());
+    assert!(other(64, Some(earlier)).await.unwrap().is_empty());
     // The group of the oldest of another size.
-    let taken = other(&[64], Some(QueuePlace { id: uuid::Uuid::max().into(), ..jobs[1].place() })).await.unwrap();
+    let taken = other(64, Some(QueuePlace { id: uuid::Uuid::max().into(), ..jobs[1].place() })).await.unwrap();
     assert_eq!(claimed_ids(&taken), [jobs[1].id, jobs[4].id]);
-    assert_eq!(claimed_ids(&other(&[64, 128], None).await.unwrap()), [jobs[2].id]);
-    assert!(other(&[64, 128], None).await.unwrap().is_empty());
-    assert_eq!(claimed_ids(&other(&[], None).await.unwrap()), [jobs[0].id]);
+    assert!(other(64, place(&jobs[2])).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&other(64, None).await.unwrap()), [jobs[2].id]);
+    assert_eq!(claimed_ids(&other(64, None).await.unwrap()), [jobs[3].id]);
+    assert!(other(64, None).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&other(128, None).await.unwrap()), [jobs[0].id]);
+}
+
+async fn a_fill_without_room_takes_only_who_stands_before(bed: Bed) {
+    let mut jobs = Vec::new();
+    for steps in [10, 20, 10, 20] {
+        jobs.push(bed.insert(with(|draft| draft.steps = Some(steps))).await);
+        bed.clock.advance_ms(10);
+    }
+    let fill = |before| {
+        let select = Select::Fill { size: size(64), steps: 20, before };
+        bed.store.claim(ClaimRequest { select, ..claim(8) })
+    };
+    assert!(fill(Some(jobs[0].place())).await.unwrap().is_empty());
+    assert_eq!(claimed_ids(&fill(Some(jobs[3].place())).await.unwrap()), [jobs[0].id, jobs[1].id, jobs[2].id]);
+    let after = QueuePlace { rank_ms: jobs[3].place().rank_ms + 1, ..jobs[3].place() };
+    assert_eq!(claimed_ids(&fill(Some(after)).await.unwrap()), [jobs[3].id]);
 }
 
 for_every_store![
@@ -173,5 +191,6 @@ for_every_store![
     a_fill_takes_the_oldest_of_a_size_then_its_likes_then_the_rest,
     a_fill_prefers_likes_only_of_the_oldest_jobs_age,
     a_fill_stays_within_rows,
+    a_fill_without_room_takes_only_who_stands_before,
     another_size_is_taken_only_when_its_oldest_job_is_older,
 ];

@@ -104,6 +104,24 @@ fn a_parked_picture_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn an_interactive_picture_takes_the_place_of_a_bulk_one_which_goes_on_to_the_same_bytes() {
+    let mut stepper = stepper(2);
+    let bulk = request(1, |draft| {
+        draft.steps = Some(6);
+        draft.sampler = Some("dpmpp_2m".to_owned());
+    });
+    let interactive = request(2, |draft| draft.steps = Some(3));
+    let first = stepper.admit_at(&bulk, 300_000);
+    stepper.step();
+    stepper.step();
+    let second = stepper.admit_at(&interactive, -29_000);
+    stepper.run();
+    assert_eq!(aboard(&stepper), [[(1, Some(6)); 2].as_slice(), &[(1, Some(3)); 3], &[(1, Some(6)); 4]].concat());
+    assert_eq!(stepper.finished, [second, first]);
+    assert_as_alone(&stepper, &[(first, &bulk), (second, &interactive)]);
+}
+
+#[test]
 fn models_have_turns_too() {
     let mut stepper = stepper(8);
     let one = request(1, |_| ());

@@ -34,6 +34,8 @@ struct Arrival {
     after: u32,
     /// Which of the requests.
     request: usize,
+    /// How far its priority moves it in the queue, in milliseconds; a step takes 300.
+    moved_ms: i64,
     fate: Fate,
 }
 
@@ -55,8 +57,9 @@ fn fates() -> impl Strategy<Value = Fate> {
 }
 
 fn schedules(requests: usize) -> impl Strategy<Value = Schedule> {
-    let arrival = (0..3u32, 0..requests, fates());
-    let arrival = arrival.prop_map(|(after, request, fate)| Arrival { after, request, fate });
+    let moved = prop_oneof![4 => Just(0i64), 1 => Just(-30_000), 1 => Just(300_000)];
+    let arrival = (0..3u32, 0..requests, moved, fates());
+    let arrival = arrival.prop_map(|(after, request, moved_ms, fate)| Arrival { after, request, moved_ms, fate });
     let policy = prop_oneof![1 => Just(BatchingPolicy::Grouped), 4 => Just(BatchingPolicy::Continuous)];
     // From one row at a time to all there is.
     let cost = prop_oneof![Just(1e-6), Just(0.1), Just(0.5), Just(2.0)];
@@ -153,7 +156,7 @@ impl Bed {
                 take_step(&mut stepper, &mut cancels, step);
                 step += 1;
             }
-            let job = stepper.admit(&self.requests[arrival.request]);
+            let job = stepper.admit_at(&self.requests[arrival.request], 300 * i64::from(step) + arrival.moved_ms);
             fates.lock().unwrap().insert(job, arrival.fate);
             if let Fate::IsCancelled(after) = arrival.fate {
                 cancels.push((step + after, job));

@@ -51,14 +51,16 @@ impl Stepper {
         }
     }
 
-    /// Admits a job that ranks after all before it.
+    /// Admits a job that was accepted ten seconds after the one before.
     pub(super) fn admit(&mut self, request: &GenerationRequest) -> JobId {
+        self.admit_at(request, 10_000 * self.admitted)
+    }
+
+    /// Admits a job with this rank in the queue.
+    pub(super) fn admit_at(&mut self, request: &GenerationRequest, rank_ms: i64) -> JobId {
         let id = JobId::generate();
-        self.engine.admit(&EngineJob {
-            id,
-            request: Arc::new(request.clone()),
-            place: QueuePlace { rank_ms: self.admitted, id },
-        });
+        let place = QueuePlace { rank_ms, id };
+        self.engine.admit(&EngineJob { id, request: Arc::new(request.clone()), place });
         self.admitted += 1;
         self.hear();
         id
