@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::pictures::Pictures;
 use super::{ServeArgs, say};
 use crate::app::{Seams, engine_options, model_source};
 use crate::config::Settings;
-use crate::diffusion::engine::{EngineEvent, draw};
+use crate::diffusion::engine::{Drawing, EngineEvent, draw};
 use crate::diffusion::pipelines;
 use crate::domain::{
     DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
@@ -44,6 +45,8 @@ pub(super) struct GenerateArgs {
     height: Option<i64>,
     #[command(flatten)]
     sizes: Sizes,
+    #[command(flatten)]
+    pictures: Pictures,
     /// Sampler steps.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
@@ -133,7 +136,11 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
     let output = args.output.clone();
-    let request = checked(args, format, pipeline.info(), &settings)?;
+    let pictures = args.pictures.read(&settings)?;
+    let inputs = args.pictures.draft(&pictures);
+    let draft = RequestDraft { image_inputs: inputs, ..draft(args, format) };
+    let request = validated(draft, pipeline.info(), &settings)?;
+    let canvas = pictures.canvas(&request);
 
     let bar = progress_bar(&request);
     let shown = bar.clone();
@@ -145,8 +152,8 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
         _ => {}
     };
     let options = engine_options(&settings, Seams::default());
-    let pictures =
-        draw(pipeline, request.clone(), options, watch).map_err(|(code, message)| format!("{code}: {message}"))?;
+    let pictures = draw(pipeline, Drawing { request: request.clone(), canvas }, options, watch)
+        .map_err(|(code, message)| format!("{code}: {message}"))?;
     bar.finish_and_clear();
 
     for (index, picture) in pictures.iter().enumerate() {
@@ -159,14 +166,8 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     Ok(())
 }
 
-fn checked(
-    args: GenerateArgs,
-    format: ImageFormat,
-    model: &ModelInfo,
-    settings: &Settings,
-) -> Result<GenerationRequest, String> {
-    let draft = RequestDraft {
-        model: None,
+fn draft(args: GenerateArgs, format: ImageFormat) -> RequestDraft {
+    RequestDraft {
         prompt: Some(args.prompt),
         negative_prompt: args.negative_prompt,
         prompt_syntax: args.prompt_syntax,
@@ -187,10 +188,8 @@ fn checked(
         num_images: args.num_images,
         output_format: Some(format.name().to_owned()),
         output_quality: args.quality,
-        priority: None,
-        metadata: None,
-    };
-    validated(draft, model, settings)
+        ..RequestDraft::default()
+    }
 }
 
 /// Checks a draft as the server would; every fault at once, by the names of the flags.
@@ -227,7 +226,7 @@ fn numbered(path: &Path, index: usize) -> PathBuf {
 }
 
 fn progress_bar(request: &GenerationRequest) -> ProgressBar {
-    let bar = ProgressBar::new(u64::from(request.steps()) * u64::from(request.num_images()));
+    let bar = ProgressBar::new(u64::from(request.steps_taken()) * u64::from(request.num_images()));
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} steps, {eta} left") {
         bar.set_style(style);
     }

@@ -6,6 +6,7 @@ mod health;
 mod migrate;
 mod models;
 mod openapi;
+mod pictures;
 mod serve;
 
 use std::io::Write;

@@ -66,7 +66,7 @@ impl Default for ServerSettings {
         Self {
             listen: "127.0.0.1:7860".to_owned(),
             cors_origins: Vec::new(),
-            max_body_bytes: 1 << 20,
+            max_body_bytes: 48 << 20,
             max_wait_s: 600,
             heartbeat_s: 15,
             drain_s: 30,
@@ -159,20 +159,39 @@ pub struct LimitSettings {
     pub max_prompt_chars: usize,
     /// Most bytes of `metadata`, as JSON.
     pub max_metadata_bytes: usize,
+    /// Most bytes of a picture's file that comes with a request.
+    pub max_input_bytes: usize,
+    /// Most pixels of a picture that comes with a request.
+    pub max_input_pixels: u64,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        let Limits { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes } = Limits::default();
-        Self { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes }
+        let limits = Limits::default();
+        Self {
+            max_steps: limits.max_steps,
+            max_num_images: limits.max_num_images,
+            max_pixels: limits.max_pixels,
+            max_prompt_chars: limits.max_prompt_chars,
+            max_metadata_bytes: limits.max_metadata_bytes,
+            max_input_bytes: limits.max_input_bytes,
+            max_input_pixels: limits.max_input_pixels,
+        }
     }
 }
 
 impl LimitSettings {
     /// For `RequestDraft::validate`.
     pub fn limits(&self) -> Limits {
-        let Self { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes } = *self;
-        Limits { max_steps, max_num_images, max_pixels, max_prompt_chars, max_metadata_bytes }
+        Limits {
+            max_steps: self.max_steps,
+            max_num_images: self.max_num_images,
+            max_pixels: self.max_pixels,
+            max_prompt_chars: self.max_prompt_chars,
+            max_metadata_bytes: self.max_metadata_bytes,
+            max_input_bytes: self.max_input_bytes,
+            max_input_pixels: self.max_input_pixels,
+        }
     }
 }
 
@@ -247,6 +266,8 @@ impl Settings {
             ("limits.max_num_images", self.limits.max_num_images.into()),
             ("limits.max_pixels", self.limits.max_pixels),
             ("limits.max_prompt_chars", self.limits.max_prompt_chars as u64),
+            ("limits.max_input_bytes", self.limits.max_input_bytes as u64),
+            ("limits.max_input_pixels", self.limits.max_input_pixels),
         ];
         for (key, value) in positive {
             check(value > 0, key, "is 0; it must be at least 1".to_owned());

@@ -95,7 +95,7 @@ impl GroupKey {
             model: request.model().clone(),
             width: request.width(),
             height: request.height(),
-            steps: request.steps(),
+            steps: request.steps_taken(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::image_inputs::{ImageInputs, ImageInputsDraft};
 use super::request_faults::Faults;
 use super::sampling::wire_names;
 use super::size_conditioning::{SizeConditioning, SizeConditioningDraft};
@@ -50,6 +51,8 @@ pub struct RequestDraft {
     pub height: Option<i64>,
     /// What the network is told of sizes.
     pub size_conditioning: Option<SizeConditioningDraft>,
+    /// Pictures to start from, and what is made of them.
+    pub image_inputs: ImageInputsDraft,
     /// Sampler steps.
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
@@ -95,6 +98,10 @@ pub struct Limits {
     pub max_prompt_chars: usize,
     /// Most bytes of `metadata`, as JSON.
     pub max_metadata_bytes: usize,
+    /// Most bytes of a picture's file that comes with a request.
+    pub max_input_bytes: usize,
+    /// Most pixels of a picture that comes with a request.
+    pub max_input_pixels: u64,
 }
 
 impl Default for Limits {
@@ -105,6 +112,8 @@ impl Default for Limits {
             max_pixels: 1 << 22,
             max_prompt_chars: 4_000,
             max_metadata_bytes: 4_096,
+            max_input_bytes: 16 << 20,
+            max_input_pixels: 1 << 24,
         }
     }
 }
@@ -135,6 +144,8 @@ pub struct GenerationRequest {
     /// Of models that take it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size_conditioning: Option<SizeConditioning>,
+    #[serde(flatten)]
+    image_inputs: ImageInputs,
     steps: u32,
     guidance_scale: f64,
     /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
@@ -192,9 +203,27 @@ impl GenerationRequest {
     pub fn size_conditioning(&self) -> Option<SizeConditioning> {
         self.size_conditioning
     }
-    /// Sampler steps, at least 1.
+    /// Pictures to start from.
+    pub fn image_inputs(&self) -> &ImageInputs {
+        &self.image_inputs
+    }
+    /// (width, height) of the pictures that are made, in pixels: those of the first picture where only its masked region is
+    /// drawn, else those that are drawn.
+    pub fn output_size(&self) -> (u32, u32) {
+        let region = self.image_inputs.only_masked_padding().and(self.image_inputs.init_image());
+        region.map_or((self.width, self.height), |picture| (picture.width, picture.height))
+    }
+    /// Sampler steps that the noise levels are made of, at least 1.
     pub fn steps(&self) -> u32 {
         self.steps
+    }
+    /// Steps left out at the beginning: those above the noise that is put into a picture to start from.
+    pub fn skipped_steps(&self) -> u32 {
+        self.image_inputs.skipped_steps(self.steps)
+    }
+    /// Steps that are taken, at least 1.
+    pub fn steps_taken(&self) -> u32 {
+        self.steps - self.skipped_steps()
     }
     /// Classifier-free guidance, finite and not negative.
     pub fn guidance_scale(&self) -> f64 {
@@ -224,7 +253,7 @@ impl GenerationRequest {
     }
     /// Which steps are guided, counted from 0: the whole ones within the shares asked for, as diffusers' guiders count them.
     pub fn guided_steps(&self) -> Range<u32> {
-        let at = |share: f64| (share * f64::from(self.steps)) as u32;
+        let at = |share: f64| (share * f64::from(self.steps_taken())) as u32;
         at(self.guidance_start)..at(self.guidance_end)
     }
     /// The step rule.
@@ -295,8 +324,10 @@ impl RequestDraft {
             faults.add("output.quality", self.output_quality, "applies to `jpeg` and `webp` only; a PNG is lossless");
         }
         let (sampler, sigma_schedule) = faults.sampling(self.sampler, self.sigma_schedule, model);
-        let width = faults.side("width", self.width, defaults.width, model);
-        let height = faults.side("height", self.height, defaults.height, model);
+        let image_inputs = faults.image_inputs(self.image_inputs);
+        let steps = faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps);
+        faults.strength(&image_inputs, steps);
+        let (width, height) = faults.sides((self.width, self.height), &image_inputs, model);
         let request = GenerationRequest {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
@@ -306,7 +337,8 @@ impl RequestDraft {
             width,
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
-            steps: faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps),
+            image_inputs,
+            steps,
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
             guidance_embedded: model.guidance_embedded,
             guidance_rescale: faults.real(

@@ -24,6 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .routes(routes!(v1::jobs::get, v1::jobs::delete))
         .routes(routes!(v1::events::events))
         .routes(routes!(v1::images::image))
+        .routes(routes!(v1::images::input))
         .routes(routes!(v1::models::models))
         .routes(routes!(v1::models::model))
         .routes(routes!(v1::models::samplers))

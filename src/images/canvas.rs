@@ -3,6 +3,7 @@
 
 use super::overlay::overlaid;
 use super::{Filter, GrayImage, Pixels, Region, RgbImage};
+use crate::domain::GenerationRequest;
 
 /// How a picture and its mask are put onto a canvas.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +40,21 @@ struct Overlay {
     mask: GrayImage,
     /// Where the canvas lies in the original; `None`: it is the whole.
     region: Option<Region>,
+}
+
+impl Framing {
+    /// What a request asks for.
+    pub fn of(request: &GenerationRequest) -> Self {
+        let inputs = request.image_inputs();
+        Self {
+            width: request.width(),
+            height: request.height(),
+            invert_mask: inputs.invert_mask(),
+            mask_blur: inputs.mask_blur() as f32,
+            only_masked: inputs.only_masked_padding(),
+            preserve_unmasked: inputs.preserve_unmasked(),
+        }
+    }
 }
 
 impl Canvas {

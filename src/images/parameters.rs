@@ -10,9 +10,10 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         "" => String::new(),
         text => format!("\nNegative prompt: {text}"),
     };
+    let started = image_inputs(request);
     let schedule = request.sigma_schedule().label();
     let parameters = format!(
-        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}, RNG: {}, Version: Darkroom {}",
+        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}{started}, RNG: {}, Version: Darkroom {}",
         request.prompt(),
         request.steps(),
         request.sampler().label(),
@@ -31,5 +32,30 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
     let mut json = request.to_body();
     json["seed"] = seed.into();
     json["num_images"] = 1.into();
+    // Pictures it started from are told by their hash: the same request gives the same file, whichever job drew it.
+    for picture in request.image_inputs().pictures() {
+        if let Some(picture) = json[picture.input.name()].as_object_mut() {
+            picture.remove("job");
+        }
+    }
     PictureInfo { parameters, json: json.to_string() }
+}
+
+/// What a picture that was started from means, in A1111's words.
+fn image_inputs(request: &GenerationRequest) -> String {
+    let inputs = request.image_inputs();
+    if inputs.init_image().is_none() {
+        return String::new();
+    }
+    let mut text = format!(", Denoising strength: {}", inputs.strength());
+    if inputs.mask_image().is_some() {
+        text += &format!(", Mask blur: {}", inputs.mask_blur());
+        if inputs.invert_mask() {
+            text += ", Mask mode: Inpaint not masked";
+        }
+        if let Some(padding) = inputs.only_masked_padding() {
+            text += &format!(", Inpaint area: Only masked, Masked area padding: {padding}");
+        }
+    }
+    text
 }

@@ -1,7 +1,7 @@
 //! What the service refuses, and the code each refusal has.
 
 use crate::dispatch::{artifacts, jobs};
-use crate::domain::{ErrorCode, FieldError, JobId};
+use crate::domain::{ErrorCode, FieldError, InputName, JobId};
 
 /// A refusal.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum Error {
         index: u32,
         /// Whether none will come.
         ended: bool,
+    },
+    /// The job's request came without such a picture.
+    #[error("job {job} has no `{input}`")]
+    InputNotFound {
+        /// Which job.
+        job: JobId,
+        /// What it would be for.
+        input: InputName,
     },
     /// The key stands for another request.
     #[error("this Idempotency-Key was used with a different request")]
@@ -57,7 +65,7 @@ impl Error {
         match self {
             Self::Invalid(_) => ErrorCode::InvalidRequest,
             Self::JobNotFound(_) => ErrorCode::JobNotFound,
-            Self::ImageNotFound { .. } => ErrorCode::ImageNotFound,
+            Self::ImageNotFound { .. } | Self::InputNotFound { .. } => ErrorCode::ImageNotFound,
             Self::IdempotencyMismatch => ErrorCode::IdempotencyMismatch,
             Self::QueueFull { .. } => ErrorCode::QueueFull,
             Self::Unavailable { .. } => ErrorCode::Unavailable,

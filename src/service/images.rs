@@ -38,13 +38,14 @@ impl GenerationService {
     /// A picture of a job whose others are still drawn: its event has told of it, the row will when the job ends.
     async fn early(&self, job: &Job, index: u32) -> Result<Artifact> {
         let (request, format) = (&job.request, job.request.output().format);
+        let (width, height) = request.output_size();
         let missing = Error::ImageNotFound { job: job.id, index, ended: false };
         let bytes = self.parts.artifacts.get(job.id, index, format).await?.ok_or(missing)?;
         Ok(Artifact {
             index,
             seed: request.image_seed(index),
-            width: request.width(),
-            height: request.height(),
+            width,
+            height,
             format,
             size_bytes: bytes.len() as u64,
             sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -5,6 +5,7 @@
 
 mod error;
 mod images;
+mod inputs;
 mod queries;
 mod stream;
 mod submit;
@@ -12,9 +13,10 @@ mod view;
 
 pub use error::{Error, Result};
 pub use images::StoredImage;
+pub use inputs::{GivenPicture, PictureSource};
 pub use queries::{Page, Readiness, Stats};
 pub use stream::JobStream;
-pub use submit::Submitted;
+pub use submit::{Submission, Submitted};
 pub use view::JobView;
 
 use std::sync::Arc;
@@ -63,6 +65,7 @@ pub struct GenerationService {
     parts: ServiceParts,
     options: ServiceOptions,
     watchers: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for GenerationService {
@@ -75,7 +78,7 @@ impl GenerationService {
     /// A service over these parts.
     pub fn new(parts: ServiceParts, options: ServiceOptions) -> Self {
         let watchers = Arc::new(Semaphore::new(options.max_watchers));
-        Self { parts, options, watchers }
+        Self { parts, options, watchers, looks: Arc::new(Semaphore::new(inputs::LOOKS)) }
     }
 
     /// What is served; the first is the default.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, GenerationService, JobView, Result};
+use super::{Error, GenerationService, GivenPicture, JobView, Result};
 use crate::dispatch::jobs::{self, Cancelled, Idempotency, Inserted, NewJob};
 use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, ModelInfo, RequestDraft};
 
@@ -15,17 +15,26 @@ pub struct Submitted {
     pub is_repeat: bool,
 }
 
+/// A request as a front door read it.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// What was asked.
+    pub draft: RequestDraft,
+    /// The pictures that it gives, each at most once.
+    pub pictures: Vec<GivenPicture>,
+    /// What the front door could not read.
+    pub faults: Vec<FieldError>,
+    /// A repeat with the same key is the same job.
+    pub idempotency_key: Option<String>,
+}
+
 impl GenerationService {
-    /// Checks a draft and puts it into the queue. `faults` are those the front door found while reading it.
+    /// Checks a request and puts it into the queue.
     ///
     /// # Errors
     /// Every fault of its fields; a full queue; draining; a store that failed.
-    pub async fn submit(
-        &self,
-        draft: RequestDraft,
-        faults: Vec<FieldError>,
-        idempotency_key: Option<String>,
-    ) -> Result<Submitted> {
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
+        let Submission { mut draft, pictures, mut faults, idempotency_key } = submission;
         if self.parts.hub.is_draining() {
             self.parts.metrics.rejected.with_label_values(&["draining"]).inc();
             return Err(Error::Unavailable {
@@ -33,14 +42,29 @@ impl GenerationService {
                 retry_after_s: 5,
             });
         }
-        let fingerprint = Sha256::digest(format!("{draft:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint =
+            Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = JobId::generate();
+        let inputs = self.look_at(id, pictures, &mut draft.image_inputs, &mut faults).await?;
         let request = self.check(draft, faults).map_err(|faults| {
             self.parts.metrics.rejected.with_label_values(&["invalid"]).inc();
             Error::Invalid(faults)
         })?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, fingerprint });
-        let new = NewJob { id: JobId::generate(), request, idempotency };
-        match self.parts.jobs.insert(new).await {
+        let new = NewJob { id, request, idempotency };
+        // Before the job is: whoever claims it finds them.
+        let has_inputs = !inputs.is_empty();
+        self.store_inputs(id, inputs).await?;
+        let inserted = self.parts.jobs.insert(new).await;
+        // A store that failed may have the job all the same.
+        let is_refused = matches!(
+            inserted,
+            Ok(Inserted::Existing(_)) | Err(jobs::Error::QueueFull { .. } | jobs::Error::IdempotencyMismatch)
+        );
+        if has_inputs && is_refused {
+            self.drop_inputs(id).await;
+        }
+        match inserted {
             Ok(Inserted::New(job)) => {
                 self.parts.metrics.jobs_submitted.inc();
                 self.parts.events.publish(job.id, JobEventKind::Queued).await;

@@ -28,7 +28,7 @@ impl GenerationService {
     }
 
     fn progress(&self, job: &Job) -> Vec<ImageProgress> {
-        let steps = job.request.steps();
+        let steps = job.request.steps_taken();
         let all =
             |step| (0..job.request.num_images()).map(|image| ImageProgress { image, step, steps }).collect::<Vec<_>>();
         match job.status {
@@ -55,7 +55,7 @@ impl GenerationService {
         let stats = self.parts.jobs.stats().await?;
         let average = stats.pixel_steps as f64 / (stats.queued + stats.running).max(1) as f64;
         let own = match job.status {
-            JobStatus::Queued => f64::from(request.steps() * request.num_images()) * picture as f64,
+            JobStatus::Queued => f64::from(request.steps_taken() * request.num_images()) * picture as f64,
             JobStatus::Running => {
                 progress.iter().map(|image| f64::from(image.steps - image.step)).sum::<f64>() * picture as f64
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
-use crate::images::RgbImage;
+use crate::images::{Canvas, RgbImage};
 
 /// A job for the engine.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct EngineJob {
     pub id: JobId,
     /// What to draw.
     pub request: Arc<GenerationRequest>,
+    /// The request's pictures to start from, where it has any.
+    pub canvas: Option<Arc<Canvas>>,
     /// Its place in the queue.
     pub place: QueuePlace,
 }

@@ -10,6 +10,7 @@ mod forward;
 mod guidance;
 mod sample;
 mod stages;
+mod start;
 mod step_loop;
 mod thread;
 
@@ -17,7 +18,7 @@ pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTiming
 pub use fault::{Fault, FaultHook, FaultPoint};
 pub use stages::Stages;
 pub use step_loop::StepLoop;
-pub use thread::{EngineHandle, EngineStopped, draw, start};
+pub use thread::{Drawing, EngineHandle, EngineStopped, draw, start};
 
 use crate::diffusion::batching::{BatchCaps, Cost};
 use crate::domain::BatchingPolicy;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::guidance::Guidance;
+use super::start::{Begun, Kept, Start};
 use crate::diffusion::batching::{Branch, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
 use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
 use crate::domain::{GenerationRequest, JobId};
+use crate::images::Canvas;
 
 /// What a job's samples share.
 pub(super) struct Told {
@@ -19,6 +21,10 @@ pub(super) struct Told {
     pub cond: Conditioning,
     /// Only when guided.
     pub uncond: Option<Conditioning>,
+    /// Where it is not noise alone.
+    pub start: Option<Start>,
+    /// What the request's pictures were put on.
+    pub canvas: Option<Arc<Canvas>>,
 }
 
 pub(super) struct SampleState {
@@ -31,17 +37,20 @@ pub(super) struct SampleState {
     steps_taken: u32,
     /// (1, C, h, w) f32, like all that follow.
     latents: Tensor,
-    /// What the network is shown below them at every step: (1, C', h, w).
-    extra_channels: Option<Tensor>,
     /// What the plan holds, remembers (the latest first) and keeps of the noise drawn last.
     held: Option<Tensor>,
     memory: VecDeque<Tensor>,
     drawn: Option<Tensor>,
+    /// What is put back after every evaluation.
+    kept: Option<Kept>,
+    /// What the network is shown below the latents at every step: (1, C', h, w).
+    extra_channels: Option<Tensor>,
     noise: NoiseGenerator,
 }
 
 impl SampleState {
-    /// Draws the first latents from the sample's own seed, as diffusers does: one draw of (C, h, w) normals.
+    /// Draws the first latents from the sample's own seed, as diffusers does: one draw of (C, h, w) normals, and more where
+    /// it starts from a picture.
     pub(super) fn begin(
         (job, image): (JobId, u32),
         meta: SampleMeta,
@@ -50,9 +59,11 @@ impl SampleState {
         pipeline: &dyn Pipeline,
     ) -> Result<Self> {
         let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(image));
-        let latents = (draw(&mut noise, meta.key.latent_shape, pipeline)? * told.plan.init_noise_sigma)?;
-        let mut normal = || draw(&mut noise, meta.key.latent_shape, pipeline);
-        let extra_channels = pipeline.extra_channels(request, &mut normal)?;
+        let mut drawn = || draw(&mut noise, meta.key.latent_shape, pipeline);
+        let Begun { latents, kept, extra_channels } = match &told.start {
+            Some(start) => start.begin(&told.plan, drawn)?,
+            None => Begun { latents: (drawn()? * told.plan.init_noise_sigma)?, kept: None, extra_channels: None },
+        };
         Ok(Self {
             job,
             image,
@@ -61,10 +72,11 @@ impl SampleState {
             evaluated: 0,
             steps_taken: 0,
             latents,
-            extra_channels,
             held: None,
             memory: VecDeque::new(),
             drawn: None,
+            kept,
+            extra_channels,
             noise,
         })
     }
@@ -124,7 +136,10 @@ impl SampleState {
         let next = mixed(&step.next)?;
         let hold = step.hold.as_ref().map(mixed).transpose()?;
         let remember = step.remember.as_ref().map(mixed).transpose()?;
-        self.latents = next;
+        self.latents = match &self.kept {
+            Some(kept) => kept.put_back(&next, told.plan.steps.get(self.evaluated + 1).map(|step| step.noised))?,
+            None => next,
+        };
         self.held = hold.or(self.held.take());
         if told.plan.keeps_noise() {
             self.drawn = fresh.or(self.drawn.take());

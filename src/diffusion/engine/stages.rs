@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
+use super::start::Start;
 use super::{EngineOptions, draw};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide, Result, StepInputs, StepRow};
@@ -36,9 +37,13 @@ impl Stages {
             noise.standard_normal(&mut values);
             Ok(Tensor::from_vec(values, (1, c, h, w), pipeline.device())?)
         };
+        let plan = pipeline.plan(&request)?;
+        let extra_channels = match Start::of(pipeline.as_ref(), &request, None)? {
+            Some(start) => start.begin(&plan, &mut normal)?.extra_channels,
+            None => None,
+        };
         let latents = normal()?;
-        let extra_channels = pipeline.extra_channels(&request, &mut normal)?;
-        let timesteps = pipeline.plan(&request)?.steps.iter().map(|step| step.timestep).collect();
+        let timesteps = plan.steps.iter().map(|step| step.timestep).collect();
         let embeds = pipeline.encode_prompt(&Prompt::of(&request, PromptSide::Positive))?;
         let conditioning = pipeline.condition(&request, PromptSide::Positive, embeds)?;
         Ok(Self { pipeline, request, latents, timesteps, conditioning, extra_channels })

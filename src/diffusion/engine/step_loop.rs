@@ -13,6 +13,7 @@ use super::fault::{Fault, FaultPoint};
 use super::forward::forward;
 use super::guidance::Guidance;
 use super::sample::{SampleState, Told};
+use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
@@ -153,13 +154,15 @@ impl StepLoop {
             model: request.model().clone(),
         });
         let guidance = Guidance::of(request);
-        let told = Arc::new(Told { plan, guidance: guidance.clone(), cond, uncond });
+        let start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
+        let canvas = job.canvas.clone();
+        let told = Arc::new(Told { plan, guidance: guidance.clone(), cond, uncond, start, canvas });
         let encode_ms = began.elapsed().as_millis() as u64;
         for image in 0..request.num_images() {
             let meta = SampleMeta {
                 id: SampleId(self.next_sample),
                 key: key.clone(),
-                steps: request.steps(),
+                steps: request.steps_taken(),
                 left: told.plan.steps.len() as u32,
                 rows: guidance.most_rows_from(0),
                 rows_now: guidance.rows(0),
@@ -334,7 +337,11 @@ impl StepLoop {
             if !sample.is_finite().map_err(Refusal::failed)? {
                 return Err(Refusal::failed("the network gave numbers that are none (NaN or infinite)"));
             }
-            self.pipelines[&sample.meta.key.model].decode(sample.latents()).map_err(Refusal::failed)
+            let drawn = self.pipelines[&sample.meta.key.model].decode(sample.latents()).map_err(Refusal::failed)?;
+            Ok(match &sample.told.canvas {
+                Some(canvas) => canvas.finish(drawn),
+                None => drawn,
+            })
         });
         let picture = match decoded {
             Ok(picture) => picture,

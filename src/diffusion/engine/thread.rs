@@ -9,7 +9,7 @@ use super::events::{EngineEvent, EngineJob, EventSink};
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace};
-use crate::images::RgbImage;
+use crate::images::{Canvas, RgbImage};
 
 /// More commands than jobs a worker ever holds: it is full only when the engine hangs.
 const COMMANDS: usize = 4096;
@@ -109,13 +109,28 @@ impl EngineHandle {
     }
 }
 
+/// A request, and what its pictures are drawn on.
+#[derive(Clone, Debug)]
+pub struct Drawing {
+    /// What to draw.
+    pub request: GenerationRequest,
+    /// The request's pictures to start from, where it has any.
+    pub canvas: Option<Arc<Canvas>>,
+}
+
+impl From<GenerationRequest> for Drawing {
+    fn from(request: GenerationRequest) -> Self {
+        Self { request, canvas: None }
+    }
+}
+
 /// Draws one request on this thread; `watch` sees every event. Pictures by index.
 ///
 /// # Errors
 /// Why it could not be drawn: in a word, and as a sentence.
 pub fn draw(
     pipeline: Arc<dyn Pipeline>,
-    request: GenerationRequest,
+    drawing: impl Into<Drawing>,
     options: EngineOptions,
     mut watch: impl FnMut(&EngineEvent) + Send + 'static,
 ) -> Result<Vec<RgbImage>, (ErrorCode, String)> {
@@ -128,7 +143,8 @@ pub fn draw(
         }
     });
     let id = JobId::generate();
-    let job = EngineJob { id, request: Arc::new(request), place: QueuePlace { rank_ms: 0, id } };
+    let Drawing { request, canvas } = drawing.into();
+    let job = EngineJob { id, request: Arc::new(request), canvas, place: QueuePlace { rank_ms: 0, id } };
     let mut engine = StepLoop::new(vec![pipeline], options, sink);
     engine.admit(&job);
     while !engine.is_idle() {

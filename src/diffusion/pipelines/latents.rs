@@ -1,11 +1,11 @@
 //! Between latents and pictures: the autoencoder with its scaling, and the linear map for previews.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::card::ModelCard;
 use super::components::Components;
 use super::{Error, Result};
-use crate::diffusion::models::autoencoders::{AutoencoderKl, AutoencoderKlConfig};
+use crate::diffusion::models::autoencoders::{AutoencoderKl, AutoencoderKlConfig, Posterior};
 use crate::diffusion::models::unets::UNet2DConditionModel;
 use crate::diffusion::weights::Checkpoint;
 use crate::domain::LatentRgb;
@@ -65,23 +65,6 @@ impl LatentFormat {
         }
     }
 
-    /// A picture (1, 3, H, W) f32 in [-1, 1], H and W multiples of the factor, to latents (1, C, h, w) sampled with
-    /// `normal`, standard normal noise of their shape.
-    pub(super) fn encode(&self, picture: &Tensor, normal: &Tensor) -> Result<Tensor> {
-        let posterior = self.vae.encode(picture)?;
-        Ok(self.vae.config().scaled(&(posterior.mean + (posterior.std * normal)?)?)?)
-    }
-
-    /// What an inpainting network is shown of a picture of which everything is to be drawn: (1, 1 + C, h, w), the mask and
-    /// the latents of grey, as diffusers' inpainting pipeline has them for a mask that is white throughout.
-    pub(super) fn all_masked(&self, width: u32, height: u32, normal: &Tensor) -> Result<Tensor> {
-        let (_, h, w) = self.shape(width, height);
-        let device = normal.device();
-        let grey = Tensor::zeros((1, 3, height as usize, width as usize), DType::F32, device)?;
-        let mask = Tensor::ones((1, 1, h, w), DType::F32, device)?;
-        Ok(Tensor::cat(&[&mask, &self.encode(&grey, normal)?], 1)?)
-    }
-
     /// Channels of the latents.
     pub(super) fn channels(&self) -> usize {
         self.vae.config().latent_channels()
@@ -96,6 +79,11 @@ impl LatentFormat {
     pub(super) fn shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
         let factor = self.vae.config().factor();
         (self.channels(), height as usize / factor, width as usize / factor)
+    }
+
+    /// A picture (1, 3, H, W) f32 in [-1, 1] to the distribution of its latents.
+    pub(super) fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {
+        Ok(EncodedPicture { posterior: self.vae.encode(picture)?, config: self.vae.config().clone() })
     }
 
     /// Latents (1, C, h, w) to their picture.
@@ -115,6 +103,20 @@ impl LatentFormat {
         let bias = Tensor::from_slice(bias, (3, 1), latents.device())?;
         let picture = factors.matmul(&latents.reshape((channels, h * w))?)?.broadcast_add(&bias)?;
         Ok(Some(to_rgb(&picture.reshape((1, 3, h, w))?)?))
+    }
+}
+
+/// A picture as the autoencoder sees it: a distribution of latents, from which each picture made of it has its own draw.
+#[derive(Clone, Debug)]
+pub struct EncodedPicture {
+    posterior: Posterior,
+    config: AutoencoderKlConfig,
+}
+
+impl EncodedPicture {
+    /// Latents (1, C, h, w) as samplers take them, by standard normal noise of that shape.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        Ok(self.config.scaled(&self.posterior.sample(noise)?)?)
     }
 }
 

@@ -14,6 +14,7 @@ mod stable_diffusion_xl;
 
 pub use crate::diffusion::weights::Changes;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
+pub use latents::EncodedPicture;
 pub use registry::{ModelPlace, ModelSource, load};
 pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
@@ -37,14 +38,6 @@ pub trait Pipeline: Send + Sync {
     /// What this request's rows on one side of guidance are told, given that side's prompt. Cheap: no network runs.
     fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning>;
 
-    /// What the network is shown below one sample's latents, at every step: (1, C', h, w) f32; `None` where it is shown
-    /// nothing. `normal` draws standard normal noise of the latents' shape from the sample's own generator.
-    fn extra_channels(
-        &self,
-        request: &GenerationRequest,
-        normal: &mut dyn FnMut() -> Result<Tensor>,
-    ) -> Result<Option<Tensor>>;
-
     /// The sampler's numbers for this request.
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan>;
 
@@ -56,6 +49,9 @@ pub trait Pipeline: Send + Sync {
 
     /// The one batched call: the network's output (N, C, h, w) f32.
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor>;
+
+    /// A picture (1, 3, H, W) f32 in [-1, 1] to the distribution of its latents.
+    fn encode(&self, picture: &Tensor) -> Result<EncodedPicture>;
 
     /// Latents (1, C, h, w) of a finished sample to its picture.
     fn decode(&self, latents: &Tensor) -> Result<RgbImage>;

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use super::components::{Components, TextReader};
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown};
-use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
+use super::{Conditioning, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
 use crate::diffusion::models::text_encoders::ClipTextModel;
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
@@ -20,7 +20,6 @@ pub struct StableDiffusion {
     text: TextReader<ClipTextModel>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
-    shown: Shown,
     schedule: TrainingSchedule,
     device: Device,
 }
@@ -72,7 +71,7 @@ impl StableDiffusion {
             latents: &latents,
         };
         let info = info.info(&card);
-        Ok(Self { info, text, unet, latents, shown, schedule, device })
+        Ok(Self { info, text, unet, latents, schedule, device })
     }
 }
 
@@ -117,21 +116,8 @@ impl Pipeline for StableDiffusion {
         Ok(Conditioning { guidance_scale, ..prompt.into() })
     }
 
-    fn extra_channels(
-        &self,
-        request: &GenerationRequest,
-        normal: &mut dyn FnMut() -> Result<Tensor>,
-    ) -> Result<Option<Tensor>> {
-        match self.shown {
-            Shown::Latents => Ok(None),
-            Shown::Masked => self.latents.all_masked(request.width(), request.height(), &normal()?).map(Some),
-        }
-    }
-
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
-        let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
-        let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
-        Ok(SamplingPlan::build(&self.schedule, &request)?)
+        Ok(SamplingPlan::build(&self.schedule, &PlanRequest::of(request))?)
     }
 
     fn latent_shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
@@ -150,6 +136,10 @@ impl Pipeline for StableDiffusion {
             added: None,
             guidance_scales: inputs.guidance_scales().as_deref(),
         })?)
+    }
+
+    fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {
+        self.latents.encode(picture)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<RgbImage> {

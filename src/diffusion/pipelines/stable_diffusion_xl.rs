@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::components::{Components, TextReader};
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown};
-use super::{Conditioning, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
+use super::{Conditioning, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
 use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
@@ -30,7 +30,6 @@ pub struct StableDiffusionXl {
     text_2: TextReader<ClipTextModelWithProjection>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
-    shown: Shown,
     schedule: TrainingSchedule,
     /// No negative prompt is a row of zeros instead of an empty text.
     zeros_for_empty_negative: bool,
@@ -86,7 +85,6 @@ impl StableDiffusionXl {
             text_2,
             unet,
             latents,
-            shown,
             schedule,
             zeros_for_empty_negative,
             takes_aesthetic_score,
@@ -182,21 +180,8 @@ impl Pipeline for StableDiffusionXl {
         Ok(Conditioning { prompt, time_ids: self.time_ids(request, side), guidance_scale })
     }
 
-    fn extra_channels(
-        &self,
-        request: &GenerationRequest,
-        normal: &mut dyn FnMut() -> Result<Tensor>,
-    ) -> Result<Option<Tensor>> {
-        match self.shown {
-            Shown::Latents => Ok(None),
-            Shown::Masked => self.latents.all_masked(request.width(), request.height(), &normal()?).map(Some),
-        }
-    }
-
     fn plan(&self, request: &GenerationRequest) -> Result<SamplingPlan> {
-        let (kind, sigma_schedule) = (request.sampler(), request.sigma_schedule());
-        let request = PlanRequest { kind, sigma_schedule, steps: request.steps(), eta: request.eta(), skip: 0 };
-        Ok(SamplingPlan::build(&self.schedule, &request)?)
+        Ok(SamplingPlan::build(&self.schedule, &PlanRequest::of(request))?)
     }
 
     fn latent_shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
@@ -216,6 +201,10 @@ impl Pipeline for StableDiffusionXl {
             added: Some((&pooled, &inputs.time_ids())),
             guidance_scales: inputs.guidance_scales().as_deref(),
         })?)
+    }
+
+    fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {
+        self.latents.encode(picture)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<RgbImage> {

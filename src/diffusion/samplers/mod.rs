@@ -68,7 +68,7 @@ pub use plan_step::{DenoisedFrom, Mix, Noised, PlanStep};
 pub use prediction::PredictionType;
 pub use training::TrainingSchedule;
 
-use crate::domain::{SamplerKind, SigmaSchedule};
+use crate::domain::{GenerationRequest, SamplerKind, SigmaSchedule};
 
 /// What a request says about sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,6 +88,17 @@ pub struct PlanRequest {
 }
 
 impl PlanRequest {
+    /// What a request asks for.
+    pub fn of(request: &GenerationRequest) -> Self {
+        Self {
+            kind: request.sampler(),
+            sigma_schedule: request.sigma_schedule(),
+            steps: request.steps(),
+            eta: request.eta(),
+            skip: request.skipped_steps(),
+        }
+    }
+
     /// Steps of this run before the one of this index, which may be one that is left out.
     fn age(&self, index: usize) -> usize {
         index.saturating_sub(self.skip as usize)

@@ -1,4 +1,5 @@
-//! Stores pictures by job and index, over the `object_store` crate: memory or filesystem.
+//! Stores pictures by job: those that were drawn by index, those that came with the request by what they are for. Over the
+//! `object_store` crate: memory or filesystem.
 //!
 //! Does not know which pictures a job has: that is its row in the job store.
 //!
@@ -20,9 +21,9 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{ImageFormat, JobId};
+use crate::domain::{ImageFormat, InputName, JobId};
 
-/// Pictures by `jobs/<id>/<index>.<ext>`. Clones share the store.
+/// Pictures by `jobs/<id>/<index>.<ext>` and `jobs/<id>/inputs/<name>`. Clones share the store.
 #[derive(Clone)]
 pub struct ArtifactStore {
     store: Arc<dyn ObjectStore>,
@@ -103,14 +104,48 @@ impl ArtifactStore {
         }
     }
 
+    /// Stores the file of a picture that came with a job's request, before the job is.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; the put may be tried again.
+    pub async fn put_input(&self, job: JobId, input: InputName, bytes: Bytes) -> Result<()> {
+        self.store.put(&input_key(job, input), bytes.into()).await?;
+        Ok(())
+    }
+
+    /// The file as it came; `None` when there is none (any more).
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn get_input(&self, job: JobId, input: InputName) -> Result<Option<Bytes>> {
+        match self.store.get(&input_key(job, input)).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes all that was drawn of a job, not what came with its request; without any, nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; some may be left, and the removal may be tried again.
+    pub async fn remove_drawn(&self, job: JobId) -> Result<()> {
+        let inputs = inputs(job);
+        self.remove_all(job, |key| !key.prefix_matches(&inputs)).await
+    }
+
     /// Removes all pictures of a job; without any, nothing happens.
     ///
     /// # Errors
     /// [`Error::Storage`]; some may be left, and the removal may be tried again.
     pub async fn remove(&self, job: JobId) -> Result<()> {
+        self.remove_all(job, |_| true).await
+    }
+
+    async fn remove_all(&self, job: JobId, is_meant: impl Fn(&Key) -> bool) -> Result<()> {
         let folder = Key::from(format!("jobs/{job}"));
         let found: Vec<Key> = self.store.list(Some(&folder)).map_ok(|object| object.location).try_collect().await?;
-        for key in found {
+        for key in found.into_iter().filter(|key| is_meant(key)) {
             match self.store.delete(&key).await {
                 // Somebody else removes the same job.
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -132,6 +167,14 @@ impl fmt::Debug for ArtifactStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ArtifactStore({})", self.store)
     }
+}
+
+fn inputs(job: JobId) -> Key {
+    Key::from(format!("jobs/{job}/inputs"))
+}
+
+fn input_key(job: JobId, input: InputName) -> Key {
+    inputs(job).join(input.name())
 }
 
 fn key(job: JobId, index: u32, format: ImageFormat) -> Key {

@@ -226,7 +226,7 @@ pub(super) fn row_pixels(request: &GenerationRequest) -> u64 {
 /// Pictures x steps x width x height.
 pub(super) fn pixel_steps(request: &GenerationRequest) -> u64 {
     u64::from(request.num_images())
-        * u64::from(request.steps())
+        * u64::from(request.steps_taken())
         * u64::from(request.width())
         * u64::from(request.height())
 }

@@ -50,7 +50,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(request.model().as_str())
     .bind(request.width())
     .bind(request.height())
-    .bind(request.steps())
+    .bind(request.steps_taken())
     .bind(request.rows())
     .bind(pixel_steps(request) as i64)
     .bind(record.place.rank_ms)

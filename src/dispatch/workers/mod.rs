@@ -4,6 +4,7 @@
 //! whose worker was lost, and removal of what has expired. A picture is stored before its job says that it succeeded.
 
 mod filling;
+mod inputs;
 mod job_run;
 mod pool;
 mod upkeep;

@@ -46,7 +46,7 @@ async fn announce(parts: &PoolParts, rescued: Rescued) {
         let status = if matches!(kind, JobEventKind::Cancelled) { "cancelled" } else { "failed" };
         parts.metrics.jobs_ended.with_label_values(&[status]).inc();
         // A lost attempt may have left pictures; nobody will ask for them.
-        if let Err(error) = parts.artifacts.remove(id).await {
+        if let Err(error) = parts.artifacts.remove_drawn(id).await {
             tracing::warn!(job.id = %id, %error, "cannot remove the pictures of a lost job");
         }
     }

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Error;
 use super::filling::Filling;
+use super::inputs::{self, NoCanvas};
 use super::job_run::{JobRun, end};
 use super::pool::{PoolParts, WorkerOptions};
 use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
@@ -190,15 +192,26 @@ impl Worker {
                 return 0;
             }
         };
+        let canvases = join_all(claimed.iter().map(|claimed| inputs::canvas(&self.parts, &claimed.job))).await;
         let mut jobs = Vec::new();
-        for claimed in claimed {
+        for (claimed, canvas) in claimed.into_iter().zip(canvases) {
+            if let Err(NoCanvas::NotNow(reason)) = &canvas {
+                self.hand_back(claimed, reason).await;
+                continue;
+            }
             let job = &claimed.job;
             let waited = job.started_at.map_or(0, |started| started.ms_since(job.created_at));
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
-            jobs.push(EngineJob { id: job.id, request: Arc::new(job.request.clone()), place: job.place() });
-            self.aboard.insert(job.id, JobRun::new(claimed));
+            let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
+            self.aboard.insert(id, JobRun::new(claimed));
+            match canvas {
+                Ok(canvas) => jobs.push(EngineJob { id, request, canvas: canvas.map(Arc::new), place }),
+                Err(NoCanvas::Missing(message) | NoCanvas::NotNow(message)) => {
+                    self.end(id, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
+                }
+            }
         }
         let count = jobs.len();
         if count > 0 {
@@ -208,6 +221,15 @@ impl Worker {
             }
         }
         count
+    }
+
+    /// Uncounted: nothing was tried. The next look finds it again.
+    async fn hand_back(&self, claimed: ClaimedJob, reason: &str) {
+        let id = claimed.job.id;
+        tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
+        if let Err(error) = self.parts.jobs.release(&claimed.lease).await {
+            tracing::warn!(job.id = %id, %error, "cannot hand a job back; it will be rescued");
+        }
     }
 
     async fn heed(&mut self, event: EngineEvent) {
@@ -258,7 +280,7 @@ impl Worker {
     async fn end(&mut self, job: JobId, outcome: Outcome) {
         if let Some(run) = self.aboard.remove(&job) {
             end(&self.parts, &run.claimed.lease, outcome).await;
-            if let Err(error) = self.parts.artifacts.remove(job).await {
+            if let Err(error) = self.parts.artifacts.remove_drawn(job).await {
                 tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
             }
         }

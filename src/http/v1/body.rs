@@ -1,5 +1,5 @@
-//! A JSON body to a `RequestDraft`, field by field, so that every fault is told at once: unknown fields, fields given
-//! twice, wrong types.
+//! A body, JSON or a form, to a `RequestDraft`, field by field, so that every fault is told at once: unknown fields, fields
+//! given twice, wrong types.
 
 use std::fmt;
 
@@ -10,8 +10,10 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::domain::{FieldError, RequestDraft, SizeConditioningDraft};
+use super::{form, picture};
+use crate::domain::{FieldError, InputName, RequestDraft, SizeConditioningDraft};
 use crate::http::errors::{Problem, Result};
+use crate::service::{GivenPicture, PictureSource};
 
 const FIELDS: &[&str] = &[
     "model",
@@ -22,6 +24,14 @@ const FIELDS: &[&str] = &[
     "width",
     "height",
     "size_conditioning",
+    "init_image",
+    "strength",
+    "mask_image",
+    "mask_blur",
+    "invert_mask",
+    "preserve_unmasked",
+    "inpaint_area",
+    "only_masked_padding",
     "steps",
     "guidance_scale",
     "guidance_rescale",
@@ -65,19 +75,21 @@ impl<'de> Deserialize<'de> for Members {
 #[derive(Debug)]
 pub(in crate::http) struct Parsed {
     pub(in crate::http) draft: RequestDraft,
+    pub(in crate::http) pictures: Vec<GivenPicture>,
     pub(in crate::http) faults: Vec<FieldError>,
 }
 
 /// Reads a body.
-pub(in crate::http) fn parse(
+pub(in crate::http) async fn parse(
     headers: &HeaderMap,
     body: std::result::Result<Bytes, BytesRejection>,
     limit: usize,
 ) -> Result<Parsed> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    if essence != "application/json" {
-        let detail = format!("Content-Type is `{kind}`; send application/json");
+    let is_form = essence == "multipart/form-data";
+    if essence != "application/json" && !is_form {
+        let detail = format!("Content-Type is `{kind}`; send application/json or multipart/form-data");
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
     let body = body.map_err(|rejection| match rejection.status() {
@@ -88,35 +100,72 @@ pub(in crate::http) fn parse(
         ),
         status => Problem::new(status, "bad_body", "the body could not be read"),
     })?;
-    let members: Members = serde_json::from_slice(&body).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is no JSON object: {error}"))
-    })?;
     let mut reader = Reader::default();
-    for (name, value) in members.0 {
-        reader.member(&name, value);
+    if is_form {
+        form::read(kind, body, &mut reader).await?;
+    } else {
+        reader.object("the body", &body)?;
     }
-    Ok(Parsed { draft: reader.draft, faults: reader.faults })
+    let Reader { draft, pictures, faults, .. } = reader;
+    Ok(Parsed { draft, pictures, faults })
 }
 
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     draft: RequestDraft,
+    pictures: Vec<GivenPicture>,
     seen: Vec<String>,
     faults: Vec<FieldError>,
 }
 
 impl Reader {
-    fn member(&mut self, name: &str, value: Value) {
-        if self.seen.iter().any(|seen| seen == name) {
-            self.faults.push(FieldError::new(name, value, "is given twice"));
+    /// The members of a JSON object.
+    pub(super) fn object(&mut self, what: &str, bytes: &[u8]) -> Result<()> {
+        let members: Members = serde_json::from_slice(bytes).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("{what} is no JSON object: {error}"))
+        })?;
+        for (name, value) in members.0 {
+            self.member(&name, value);
+        }
+        Ok(())
+    }
+
+    fn is_first(&mut self, name: &str, value: &Value) -> bool {
+        let is_first = self.seen.iter().all(|seen| seen != name);
+        if is_first {
+            self.seen.push(name.to_owned());
+        } else {
+            self.faults.push(FieldError::new(name, value.clone(), "is given twice"));
+        }
+        is_first
+    }
+
+    /// A picture's file.
+    pub(super) fn file(&mut self, input: InputName, bytes: Bytes) {
+        if self.is_first(input.name(), &Value::Null) {
+            self.pictures.push(GivenPicture { input, source: PictureSource::File(bytes) });
+        }
+    }
+
+    /// One field and what stands there.
+    pub(super) fn member(&mut self, name: &str, value: Value) {
+        if !self.is_first(name, &value) {
             return;
         }
-        self.seen.push(name.to_owned());
         // null means: not said.
         if value.is_null() && FIELDS.contains(&name) {
             return;
         }
+        if let Ok(input) = name.parse::<InputName>() {
+            return self.picture(input, value);
+        }
         match name {
+            "strength" => self.draft.image_inputs.strength = self.real(name, value),
+            "mask_blur" => self.draft.image_inputs.mask_blur = self.real(name, value),
+            "invert_mask" => self.draft.image_inputs.invert_mask = self.truth(name, value),
+            "preserve_unmasked" => self.draft.image_inputs.preserve_unmasked = self.truth(name, value),
+            "inpaint_area" => self.draft.image_inputs.inpaint_area = self.text(name, value),
+            "only_masked_padding" => self.draft.image_inputs.only_masked_padding = self.integer(name, value),
             "model" => self.draft.model = self.text(name, value),
             "prompt" => self.draft.prompt = self.text(name, value),
             "negative_prompt" => self.draft.negative_prompt = self.text(name, value),
@@ -149,6 +198,16 @@ impl Reader {
                 other => self.wrong(name, other, "an object with `format` and `quality`"),
             },
             unknown => self.unknown(unknown, value),
+        }
+    }
+
+    fn picture(&mut self, input: InputName, value: Value) {
+        match picture::source(&value) {
+            Ok(source) => self.pictures.push(GivenPicture { input, source }),
+            Err(message) => {
+                self.draft.image_inputs.is_faulty = true;
+                self.faults.push(FieldError::new(input.name(), value, message));
+            }
         }
     }
 
@@ -204,6 +263,15 @@ impl Reader {
         None
     }
 
+    fn truth(&mut self, name: &str, value: Value) -> Option<bool> {
+        match value {
+            Value::Bool(truth) => return Some(truth),
+            Value::Null => {}
+            other => self.wrong(name, other, "true or false"),
+        }
+        None
+    }
+
     fn wide(&mut self, name: &str, value: Value) -> Option<i128> {
         let number = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
         // 20.0 is an integer written by a language that knows only one kind of number.
@@ -249,9 +317,14 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn read(body: &str) -> Result<Parsed> {
-        let headers =
-            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))]);
-        parse(&headers, Ok(Bytes::copy_from_slice(body.as_bytes())), 1000)
+        read_as("application/json; charset=utf-8", body.as_bytes())
+    }
+
+    fn read_as(kind: &'static str, body: &[u8]) -> Result<Parsed> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        // Nothing is waited for: the body is there.
+        let parsed = parse(&headers, Ok(Bytes::copy_from_slice(body)), 1000);
+        futures::FutureExt::now_or_never(parsed).expect("at once")
     }
 
     fn faults(body: &str) -> Vec<(String, String)> {

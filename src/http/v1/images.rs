@@ -1,4 +1,4 @@
-//! Finished pictures by job and index.
+//! Finished pictures by job and index, and those that came with a request.
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::jobs::job_id;
-use crate::domain::{ErrorCode, FieldError, ImageFormat};
+use crate::domain::{ErrorCode, FieldError, ImageFormat, InputName};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result};
 use crate::http::negotiate::preferred;
@@ -86,6 +86,33 @@ fn cache_headers(headers: &mut HeaderMap, tag: &str) {
     headers.insert(header::ETAG, HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static("\"\"")));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
+}
+
+/// A picture that came with a job's request.
+///
+/// As it came: the file's own encoding.
+#[utoipa::path(get, path = "/v1/jobs/{id}/inputs/{input}", tag = "images",
+    params(("id" = String, Path, description = "The job's id."), ("input" = String, Path, description = "`init_image` or `mask_image`.")),
+    responses((status = 200, description = "The picture.", content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"))),
+        (status = 404, description = "No such job, or it came without one.", body = Problem, content_type = "application/problem+json")))]
+pub(in crate::http) async fn input(
+    State(door): State<Door>,
+    Path((id, input)): Path<(String, String)>,
+) -> Result<Response> {
+    let id = job_id(&id)?;
+    let unknown = |()| {
+        let detail = "a job may have come with `init_image` and `mask_image`";
+        Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), detail)
+    };
+    let bytes = door.service.input(id, input.parse::<InputName>().map_err(unknown)?).await?;
+    // It was decoded before it was stored, so its first bytes tell which of the three it is.
+    let format = match bytes.first() {
+        Some(0x89) => ImageFormat::Png,
+        Some(0xff) => ImageFormat::Jpeg,
+        _ => ImageFormat::Webp,
+    };
+    let immutable = (header::CACHE_CONTROL, "private, max-age=31536000, immutable");
+    Ok(([(header::CONTENT_TYPE, format.content_type()), immutable], bytes).into_response())
 }
 
 /// The answer that carries a picture.

@@ -11,12 +11,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::body::{self, Parsed};
-use super::types::{CreateJobBody, JobBody, JobList};
+use super::types::{CreateJobBody, CreateJobForm, JobBody, JobList};
 use crate::domain::{ErrorCode, FieldError, ImageFormat, JobId, JobStatus};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result};
 use crate::http::negotiate::preferred;
-use crate::service::{Error, JobView};
+use crate::service::{Error, JobView, Submission};
 
 const JSON: &str = "application/json";
 /// Longest `Idempotency-Key`.
@@ -41,8 +41,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// Submit a job.
 ///
 /// Answers 202 at once. `Prefer: wait=N` holds the answer until the job has ended, at most N seconds. `Accept: image/png`
-/// (or jpeg, webp) waits and answers with the picture's bytes. `Idempotency-Key` makes a retry safe.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = CreateJobBody,
+/// (or jpeg, webp) waits and answers with the picture's bytes. `Idempotency-Key` makes a retry safe. A form has the same
+/// fields, one part each, and files for the pictures; a part `request` may hold the others as JSON.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", 
+    request_body(content((CreateJobBody = "application/json"), (CreateJobForm = "multipart/form-data"))),
     params(
         ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer until the job has ended, at most N seconds."),
         ("Accept" = Option<String>, Header, description = "`image/png`, `image/jpeg` or `image/webp`: wait and answer with the picture."),
@@ -55,7 +57,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         (status = 406, description = "No such representation.", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The Idempotency-Key was used with a different request.", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json.", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is neither application/json nor multipart/form-data.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Fields at fault, all of them.", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The queue is full; `Retry-After` says when to try again.", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The job failed (`Accept: image/*`).", body = Problem, content_type = "application/problem+json"),
@@ -70,11 +72,13 @@ pub(in crate::http) async fn create(
     let image = wanted_image(&headers)?;
     let wait = wanted_wait(&headers, &door)?;
     let key = idempotency_key(&headers)?;
-    let mut parsed = body::parse(&headers, body, door.options.max_body_bytes)?;
+    let mut parsed = body::parse(&headers, body, door.options.max_body_bytes).await?;
     if let Some(format) = image {
         take_single_image(&mut parsed, format);
     }
-    let submitted = door.service.submit(parsed.draft, parsed.faults, key).await?;
+    let Parsed { draft, pictures, faults } = parsed;
+    let submission = Submission { draft, pictures, faults, idempotency_key: key };
+    let submitted = door.service.submit(submission).await?;
     let id = submitted.view.job.id;
     if let Some(format) = image {
         return picture(&door, id, format).await;

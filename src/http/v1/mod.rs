@@ -2,7 +2,9 @@
 
 pub(super) mod body;
 pub(super) mod events;
+mod form;
 pub(super) mod images;
 pub(super) mod jobs;
 pub(super) mod models;
+mod picture;
 mod types;

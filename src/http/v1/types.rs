@@ -34,6 +34,24 @@ pub(in crate::http) struct CreateJobBody {
     height: Option<u32>,
     /// What a model of the family Stable Diffusion XL is told of sizes; refused by the others.
     size_conditioning: Option<SizeConditioningBody>,
+    /// A picture to start from (image to image). `width` and `height` follow from it where they are not said.
+    init_image: Option<PictureBody>,
+    /// How much of `init_image` is drawn anew, 0 to 1: of the steps, so many are taken. 0.8 when absent, 1 with a mask.
+    strength: Option<f64>,
+    /// Where `init_image` is drawn anew (inpainting): white, and kept where it is black.
+    mask_image: Option<PictureBody>,
+    /// Gaussian blur of the mask before it is used, in its pixels, 0 to 256; 0 when absent.
+    mask_blur: Option<f64>,
+    /// Draw anew where the mask is black instead; false when absent.
+    invert_mask: Option<bool>,
+    /// Lay what is kept over what was drawn, so that it stays to the byte; false when absent: it went through the
+    /// autoencoder once. Always so with `only_masked`.
+    preserve_unmasked: Option<bool>,
+    /// `whole`: the whole picture is drawn, at `width` and `height`. `only_masked`: what surrounds the mask is drawn at that
+    /// size, and put back at its own; the picture keeps the size of `init_image`. `whole` when absent.
+    inpaint_area: Option<String>,
+    /// Pixels around the mask with `only_masked`, 0 to 4096; 32 when absent.
+    only_masked_padding: Option<u32>,
     /// Sampler steps.
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
@@ -66,6 +84,53 @@ pub(in crate::http) struct CreateJobBody {
     /// Your own words, handed back as they came.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
+}
+
+/// A picture that a request gives: a file, or one that is stored here. Nothing is fetched from elsewhere.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) enum PictureBody {
+    /// A PNG, JPEG or WebP file as base64, or as a `data:` URL of it.
+    File(String),
+    /// A picture that a job drew.
+    Drawn {
+        /// The job's id.
+        job: String,
+        /// Which of its pictures, from 0.
+        image: u32,
+    },
+    /// A picture that came with a job's request, as that job's `request` names it.
+    Sent {
+        /// The job's id.
+        job: String,
+        /// `init_image` or `mask_image`.
+        input: String,
+        /// Lower-case hex, of the file; checked where it is given.
+        sha256: Option<String>,
+        /// In pixels; told, not read.
+        width: Option<u32>,
+        /// In pixels; told, not read.
+        height: Option<u32>,
+    },
+}
+
+/// The fields of `CreateJobBody` as the parts of a form; numbers, objects and truths as JSON has them.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct CreateJobForm {
+    /// Any other fields, as one JSON object.
+    request: Option<String>,
+    /// What to draw; and so on, each field of the object a part.
+    prompt: Option<String>,
+    /// A PNG, JPEG or WebP file.
+    #[schema(value_type = Option<String>, format = Binary)]
+    init_image: Option<Vec<u8>>,
+    /// How much of it is drawn anew, 0 to 1.
+    strength: Option<f64>,
+    /// A PNG, JPEG or WebP file.
+    #[schema(value_type = Option<String>, format = Binary)]
+    mask_image: Option<Vec<u8>>,
 }
 
 /// The picture looks like a training picture of the original size, scaled to the target size, of which it shows what
@@ -194,7 +259,7 @@ impl From<JobView> for JobBody {
     fn from(view: JobView) -> Self {
         let JobView { job, queue_position, eta_ms, progress } = view;
         let id = job.id.to_string();
-        let total = u64::from(job.request.steps()) * u64::from(job.request.num_images());
+        let total = u64::from(job.request.steps_taken()) * u64::from(job.request.num_images());
         let request = job.request.to_body();
         Self {
             status: job.status.name(),

@@ -94,7 +94,7 @@ async fn what_is_no_job_is_refused_before_it_is_read() {
     let send = |kind: &'static str, bytes: Vec<u8>| {
         app.request(Method::POST, "/v1/jobs").header("content-type", kind).body(bytes).send()
     };
-    let large = format!("{{\"prompt\": \"{}\"}}", "x".repeat(10_000_000));
+    let large = format!("{{\"prompt\": \"{}\"}}", "x".repeat(60_000_000));
     let cases = [
         ("application/json", b"{\"prompt\": ".to_vec(), 400, "invalid_json"),
         ("application/json", b"{\"prompt\": \"x\", \"guidance_scale\": NaN}".to_vec(), 400, "invalid_json"),

@@ -5,6 +5,8 @@ mod bad_input;
 mod continuous;
 // Jobs from submit to end.
 mod jobs;
+// Pictures that come with requests.
+mod image_inputs;
 // Pictures and their representations.
 mod images;
 // Health, metrics, documents.

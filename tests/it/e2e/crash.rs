@@ -1,6 +1,11 @@
 //! An accepted job is never lost and never ends twice, whatever happens to the process.
 
-use super::server::{Server, generated, request};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::server::{Server, generated, generated_with, request};
 
 /// Long enough that a server can be stopped in the middle of it.
 const LONG: u32 = 150;
@@ -77,4 +82,26 @@ async fn what_a_drain_cannot_finish_goes_back_uncounted() {
         let ended = server.finished(job).await;
         assert_eq!((&ended["status"], &ended["attempts"]), (&"succeeded".into(), &1.into()), "{ended}");
     }
+}
+
+#[tokio::test]
+async fn the_picture_a_job_starts_from_outlives_kill_9() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images/files/420.jpg");
+    let coded = STANDARD.encode(std::fs::read(&path).unwrap());
+    let mut body = request(3, LONG);
+    body["init_image"] = coded.into();
+    body["strength"] = 0.9.into();
+    let job = server.submit(&body).await;
+    server.events_until(&job, "progress").await;
+    assert_eq!(server.get(&format!("/v1/jobs/{job}")).await["status"], "running", "killed too late to prove anything");
+    server.kill();
+
+    let server = Server::start(data.path(), &[]);
+    let ended = server.finished(&job).await;
+    assert_eq!((&ended["status"], &ended["attempts"]), (&"succeeded".into(), &2.into()), "{ended}");
+    let path = path.display().to_string();
+    let flags = ["--init-image", &path, "--strength", "0.9"];
+    assert_eq!(server.picture(&job).await, generated_with(3, LONG, &flags), "the same picture, from the same picture");
 }

@@ -143,11 +143,17 @@ pub(super) fn request(seed: u64, steps: u32) -> Value {
 
 /// The same through `darkroom generate`.
 pub(super) fn generated(seed: u64, steps: u32) -> Vec<u8> {
+    generated_with(seed, steps, &[])
+}
+
+/// The same with more flags.
+pub(super) fn generated_with(seed: u64, steps: u32, flags: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.png");
     let mut command = darkroom();
     command.args(["generate", "--prompt", "a cat", "--width", "32", "--height", "32", "--sampler", "ddim", "--model"]);
     command.arg(tiny_sd()).args(["--seed", &seed.to_string(), "--steps", &steps.to_string(), "-o"]).arg(&out);
+    command.args(flags);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::fs::read(out).unwrap()

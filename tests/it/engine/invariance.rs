@@ -7,15 +7,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::batching::{BatchCaps, Cost};
-use darkroom::diffusion::engine::{EngineOptions, Fault, FaultHook, FaultPoint};
+use darkroom::diffusion::engine::{Drawing, EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{BatchingPolicy, DeviceSpec, GenerationRequest, JobId, RequestDraft, SizeConditioningDraft};
-use darkroom::images::RgbImage;
+use darkroom::domain::{BatchingPolicy, DeviceSpec, ImageInputsDraft, JobId, RequestDraft, SizeConditioningDraft};
+use darkroom::images::{GrayImage, RgbImage};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::stepper::Stepper;
-use crate::support::drafts::{checked, pipeline};
+use crate::support::drafts::{drawing, pipeline};
 
 /// What happens to one job.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ fn schedules(requests: usize) -> impl Strategy<Value = Schedule> {
 }
 
 /// Requests that differ in all that may differ, in two sizes.
-fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<GenerationRequest> {
+fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<Drawing> {
     let samplers = [
         "ddpm",
         "heun",
@@ -110,30 +110,46 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             guidance_rescale: Some([0.0, 0.7][(k / 4 % 2) as usize]),
             num_images: Some(1 + i64::from(k % 7 == 6)),
             seed: Some(i128::from(1000 + k)),
+            image_inputs: ImageInputsDraft {
+                strength: (!k.is_multiple_of(3)).then_some(0.7),
+                inpaint_area: (k % 6 == 5).then(|| "only_masked".to_owned()),
+                ..ImageInputsDraft::default()
+            },
             ..RequestDraft::default()
         };
-        checked(draft, pipeline)
+        // A third start from noise, a third from a picture, a third from a picture with a mask.
+        let (init, mask) = started_from(k);
+        drawing(draft, (!k.is_multiple_of(3)).then_some(init), (k % 3 > 1).then_some(mask), pipeline)
     };
     (0..24).map(make).collect()
 }
 
+/// A picture and a mask that covers a part of it.
+fn started_from(k: u64) -> (RgbImage, GrayImage) {
+    let (width, height) = (37, 29);
+    let value = |at: u64| (at * (k + 3) / 7 % 251) as u8;
+    let picture = RgbImage::from_pixels(width, height, (0..37 * 29 * 3).map(value).collect()).unwrap();
+    let masked = |at: u32| if (8..20).contains(&(at % width)) && (5..24).contains(&(at / width)) { 255 } else { 0 };
+    (picture, GrayImage::from_pixels(width, height, (0..width * height).map(masked).collect()).unwrap())
+}
+
 struct Bed {
     pipeline: Arc<dyn Pipeline>,
-    requests: Vec<GenerationRequest>,
+    requests: Vec<Drawing>,
     alone: Vec<Vec<RgbImage>>,
 }
 
 impl Bed {
-    fn new(pipeline: Arc<dyn Pipeline>, requests: Vec<GenerationRequest>) -> Self {
+    fn new(pipeline: Arc<dyn Pipeline>, requests: Vec<Drawing>) -> Self {
         // A batch has one sample at least, and so here at most.
         let caps = BatchCaps { max_rows: 1, max_row_pixels: u64::MAX };
-        let alone = |request: &GenerationRequest| {
+        let alone = |drawing: &Drawing| {
             let options = EngineOptions { caps, ..EngineOptions::default() };
             let mut stepper = Stepper::new(vec![pipeline.clone()], options, None);
-            let job = stepper.admit(request);
+            let job = stepper.admit_drawing(drawing, 0);
             stepper.run();
             assert!(stepper.batches.iter().all(|report| report.samples == 1));
-            (0..request.num_images()).map(|image| stepper.pictures[&(job, image)].clone()).collect()
+            (0..drawing.request.num_images()).map(|image| stepper.pictures[&(job, image)].clone()).collect()
         };
         let alone = requests.iter().map(alone).collect();
         Self { pipeline, requests, alone }
@@ -156,7 +172,7 @@ impl Bed {
                 take_step(&mut stepper, &mut cancels, step);
                 step += 1;
             }
-            let job = stepper.admit_at(&self.requests[arrival.request], 300 * i64::from(step) + arrival.moved_ms);
+            let job = stepper.admit_drawing(&self.requests[arrival.request], 300 * i64::from(step) + arrival.moved_ms);
             fates.lock().unwrap().insert(job, arrival.fate);
             if let Fate::IsCancelled(after) = arrival.fate {
                 cancels.push((step + after, job));
@@ -171,7 +187,7 @@ impl Bed {
 
     fn check(&self, stepper: &Stepper, jobs: &[(JobId, Arrival)]) -> Result<(), TestCaseError> {
         for (job, arrival) in jobs {
-            let request = &self.requests[arrival.request];
+            let request = &self.requests[arrival.request].request;
             let ended = (
                 stepper.finished.iter().filter(|id| *id == job).count(),
                 stepper.cancelled.iter().filter(|id| *id == job).count(),
@@ -181,7 +197,7 @@ impl Bed {
                 Fate::Finishes => vec![(1, 0, 0)],
                 // It may have been faster.
                 Fate::IsCancelled(_) => vec![(1, 0, 0), (0, 1, 0)],
-                Fate::Fails(step, _) if step < request.steps() => vec![(0, 0, 1)],
+                Fate::Fails(step, _) if step < request.steps_taken() => vec![(0, 0, 1)],
                 Fate::Fails(..) => vec![(1, 0, 0)],
             };
             prop_assert!(expected.contains(&ended), "{arrival:?} ended as {ended:?}: {:?}", stepper.failed);

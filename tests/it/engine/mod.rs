@@ -38,7 +38,7 @@ fn run_together(
     let handle = engine::start(pipelines, options, sink).unwrap();
     let jobs = requests.iter().map(|(id, request)| {
         let place = QueuePlace { rank_ms: 0, id: *id };
-        EngineJob { id: *id, request: Arc::new(request.clone()), place }
+        EngineJob { id: *id, request: Arc::new(request.clone()), canvas: None, place }
     });
     handle.admit(jobs.collect()).unwrap();
     drop(held);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::batching::{BatchCaps, Cost};
-use darkroom::diffusion::engine::{BatchReport, EngineEvent, EngineJob, EngineOptions, FaultHook, StepLoop};
+use darkroom::diffusion::engine::{BatchReport, Drawing, EngineEvent, EngineJob, EngineOptions, FaultHook, StepLoop};
 use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace};
 use darkroom::images::RgbImage;
@@ -58,9 +58,14 @@ impl Stepper {
 
     /// Admits a job with this rank in the queue.
     pub(super) fn admit_at(&mut self, request: &GenerationRequest, rank_ms: i64) -> JobId {
+        self.admit_drawing(&request.clone().into(), rank_ms)
+    }
+
+    /// The same of a job that may start from a picture.
+    pub(super) fn admit_drawing(&mut self, drawing: &Drawing, rank_ms: i64) -> JobId {
         let id = JobId::generate();
-        let place = QueuePlace { rank_ms, id };
-        self.engine.admit(&EngineJob { id, request: Arc::new(request.clone()), place });
+        let (request, canvas) = (Arc::new(drawing.request.clone()), drawing.canvas.clone());
+        self.engine.admit(&EngineJob { id, request, canvas, place: QueuePlace { rank_ms, id } });
         self.admitted += 1;
         self.hear();
         id

@@ -10,6 +10,9 @@ mod networks;
 // Stable Diffusion XL, its refiner and Turbo, SD-Turbo, latent consistency and inpainting checkpoints.
 mod families;
 
+// Whole pictures that start from a picture, with and without a mask.
+mod image_to_image;
+
 // Pictures that clients send.
 mod images;
 pub(crate) use images::crc32;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use darkroom::diffusion::engine::{EngineOptions, draw};
+use darkroom::diffusion::engine::{Drawing, EngineOptions, draw};
 use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::RequestDraft;
 
@@ -15,8 +15,12 @@ const TOLERANCE: u8 = 1;
 /// Share of bytes that must be identical.
 const IDENTICAL: f64 = 0.995;
 
-fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
-    let side = if style == "tiny-sd2" { 32 } else { 16 };
+pub(super) fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
+    let side = match style {
+        "tiny-sd2" => 32,
+        "tiny-inpainting" => 64,
+        _ => 16,
+    };
     let guided = tag == "guided";
     RequestDraft {
         prompt: Some("a red house in the snow at night".to_owned()),
@@ -38,8 +42,19 @@ pub(super) fn assert_same(
     request: RequestDraft,
     reference: &Tensor,
 ) -> String {
-    let request = checked(request, pipeline.as_ref());
-    let picture = draw(pipeline.clone(), request, EngineOptions::default(), |_| {}).expect("draws").remove(0);
+    assert_drawn(what, pipeline, checked(request, pipeline.as_ref()), reference)
+}
+
+/// The same of a checked request, and what it is drawn on.
+pub(super) fn assert_drawn(
+    what: &str,
+    pipeline: &Arc<dyn Pipeline>,
+    drawing: impl Into<Drawing>,
+    reference: &Tensor,
+) -> String {
+    let picture = draw(pipeline.clone(), drawing, EngineOptions::default(), |_| {}).expect("draws").remove(0);
+    let size: (usize, usize) = (picture.height() as usize, picture.width() as usize);
+    assert_eq!(size, (reference.dims()[0], reference.dims()[1]), "{what}");
     let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();
     let differences: Vec<u8> = picture.pixels().iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).collect();
     assert_eq!(differences.len(), reference.len(), "{what}");

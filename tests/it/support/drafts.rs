@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use darkroom::diffusion::engine::Drawing;
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{DeviceSpec, GenerationRequest, Limits, RequestDraft};
+use darkroom::domain::{DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, RequestDraft};
+use darkroom::images::{Canvas, Framing, GrayImage, Pixels, RgbImage};
 
 /// tests/fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -32,4 +34,26 @@ pub(crate) fn draft(prompt: &str, seed: u64) -> RequestDraft {
 /// The draft, checked.
 pub(crate) fn checked(draft: RequestDraft, pipeline: &dyn Pipeline) -> GenerationRequest {
     draft.validate(pipeline.info(), &Limits::default(), 0).expect("a valid draft")
+}
+
+/// The draft, checked, with the pictures it starts from as the server would bring them to the engine.
+pub(crate) fn drawing(
+    draft: RequestDraft,
+    picture: Option<RgbImage>,
+    mask: Option<GrayImage>,
+    pipeline: &dyn Pipeline,
+) -> Drawing {
+    let inputs = ImageInputsDraft {
+        init_image: picture.as_ref().map(|picture| input(InputName::InitImage, picture)),
+        mask_image: mask.as_ref().map(|mask| input(InputName::MaskImage, mask)),
+        ..draft.image_inputs.clone()
+    };
+    let request = checked(RequestDraft { image_inputs: inputs, ..draft }, pipeline);
+    let canvas = picture.map(|picture| Arc::new(Canvas::new(picture, mask, &Framing::of(&request))));
+    Drawing { request, canvas }
+}
+
+/// The request's part of a picture.
+fn input<const N: usize>(input: InputName, picture: &Pixels<N>) -> InputImage {
+    InputImage { job: None, input, sha256: String::new(), width: picture.width(), height: picture.height() }
 }

@@ -126,6 +126,13 @@ pub struct AutoencoderKl {
     decoder: Decoder,
 }
 
+impl Posterior {
+    /// A draw of it, given standard normal noise of its shape.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        Ok((&self.mean + (&self.std * noise)?)?)
+    }
+}
+
 impl AutoencoderKl {
     /// Reads every tensor the configuration names.
     pub fn load(config: AutoencoderKlConfig, w: &Weights) -> Result<Self> {
