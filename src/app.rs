@@ -215,7 +215,7 @@ fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
 pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
     let workers = &settings.workers;
     EngineOptions {
-        policy: workers.policy.parse().unwrap_or(BatchingPolicy::Grouped),
+        policy: workers.policy.parse().unwrap_or(BatchingPolicy::Continuous),
         caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
         preview_every: workers.preview_every,
         cost: None,

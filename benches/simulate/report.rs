@@ -1,67 +1,11 @@
 //! Numbers, tables, a CSV file and a picture.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::world::{Policy, World};
-
-/// What came of a run; times are from a job's coming to its end, in seconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stats {
-    /// Jobs a second.
-    throughput: f64,
-    mean: f64,
-    p95: f64,
-    p99: f64,
-    longest: f64,
-    /// Rows of a forward, on average.
-    rows: f64,
-    /// How unequal the kinds (size and steps) fare: a job's time over what it would take alone on an idle device,
-    /// averaged over its kind, of the worst kind over the best.
-    unfairness: f64,
-    /// The queue grew to the end: times say nothing but that.
-    overloaded: bool,
-}
-
-impl Stats {
-    pub(super) fn of(world: &World) -> Self {
-        let mut took: Vec<f64> = world.jobs.iter().map(|job| job.ends - job.comes).collect();
-        assert!(took.iter().all(|seconds| *seconds > 0.0), "every job has ended, and none before it came");
-        took.sort_unstable_by(f64::total_cmp);
-        let count = took.len();
-        // By nearest rank.
-        let at = |share: f64| took[((count as f64 * share).ceil() as usize).clamp(1, count) - 1];
-        let (first, last) = (world.jobs[0].comes, world.jobs[count - 1].comes);
-        let end = world.jobs.iter().map(|job| job.ends).fold(0.0, f64::max);
-        Self {
-            throughput: count as f64 / (end - first),
-            mean: took.iter().sum::<f64>() / count as f64,
-            p95: at(0.95),
-            p99: at(0.99),
-            longest: took[count - 1],
-            rows: world.rows as f64 / world.forwards as f64,
-            unfairness: unfairness(world),
-            overloaded: end - last > 0.05 * (last - first),
-        }
-    }
-
-    fn times(&self) -> [f64; 3] {
-        [self.mean, self.p95, self.p99]
-    }
-}
-
-fn unfairness(world: &World) -> f64 {
-    let mut kinds: BTreeMap<(usize, u32), (f64, f64)> = BTreeMap::new();
-    for job in &world.jobs {
-        let (sum, count) = kinds.entry((job.size, job.steps)).or_default();
-        *sum += (job.ends - job.comes) / world.alone(job);
-        *count += 1.0;
-    }
-    let slowdowns = || kinds.values().map(|(sum, count)| sum / count);
-    slowdowns().fold(0.0, f64::max) / slowdowns().fold(f64::MAX, f64::min)
-}
+use super::stats::Stats;
+use super::world::Policy;
 
 /// Every policy's runs, one a seed, at one load.
 pub(super) struct Cell {

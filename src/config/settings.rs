@@ -123,7 +123,7 @@ impl Default for QueueSettings {
 pub struct WorkerSettings {
     /// One worker a device: `cpu`, `cuda:0`, ...
     pub devices: Vec<String>,
-    /// How batches are made up: `grouped` or `continuous`.
+    /// How batches are made up: `continuous` or `grouped`.
     pub policy: String,
     /// Most rows of one forward (a guided picture has two).
     pub max_rows: u32,
@@ -137,7 +137,7 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             devices: vec!["cpu".to_owned()],
-            policy: BatchingPolicy::Grouped.name().to_owned(),
+            policy: BatchingPolicy::Continuous.name().to_owned(),
             max_rows: 32,
             max_row_pixels: 1 << 23,
             preview_every: 4,
@@ -238,7 +238,7 @@ impl Settings {
         check(
             policy.parse::<BatchingPolicy>().is_ok(),
             "workers.policy",
-            format!("`{policy}` is no policy; use `grouped` or `continuous`"),
+            format!("`{policy}` is no policy; use `continuous` or `grouped`"),
         );
         check(
             !self.workers.devices.is_empty(),

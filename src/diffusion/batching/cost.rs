@@ -52,8 +52,9 @@ impl Cost {
     pub fn rows(self, in_system: u32) -> u32 {
         let k = f64::from(in_system);
         let rows = 2.0 * (k * (1.0 + k / 30.0) * self.fixed / self.per_row).sqrt();
-        // Saturates at the ends; NaN cannot come of two finite costs, of which one is above 0.
-        rows.round() as u32
+        // Down: a row that is only half worth it makes those aboard wait. Saturates at the ends; NaN cannot come of two
+        // finite costs, of which one is above 0.
+        rows as u32
     }
 }
 
@@ -269,9 +270,9 @@ mod tests {
     #[test]
     fn the_best_number_of_rows_follows_the_costs() {
         let saturated = Cost { fixed: 0.001, per_row: 0.020 };
-        assert_eq!((saturated.rows(2), saturated.rows(20)), (1, 3));
+        assert_eq!((saturated.rows(2), saturated.rows(13), saturated.rows(20)), (0, 1, 2));
         let idle = Cost { fixed: 0.020, per_row: 0.004 };
-        assert_eq!((idle.rows(1), idle.rows(16)), (5, 22));
+        assert_eq!((idle.rows(1), idle.rows(16)), (4, 22));
         assert_eq!(Cost { fixed: 1.0, per_row: 1e-300 }.rows(u32::MAX), u32::MAX);
     }
 

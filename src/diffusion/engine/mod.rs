@@ -41,7 +41,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            policy: BatchingPolicy::Grouped,
+            policy: BatchingPolicy::Continuous,
             caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 },
             preview_every: 4,
             cost: None,

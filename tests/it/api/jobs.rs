@@ -105,6 +105,7 @@ async fn the_same_seed_gives_the_same_bytes_alone_and_among_fifteen_others() {
 async fn sixty_four_mixed_jobs_succeed_in_groups_on_two_workers() {
     let app = TestApp::builder()
         .settings(|settings| settings.workers.devices = vec!["cpu".to_owned(), "cpu".to_owned()])
+        .settings(|settings| settings.workers.policy = "grouped".to_owned())
         .start()
         .await;
     let mut ids = Vec::new();

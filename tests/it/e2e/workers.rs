@@ -5,7 +5,9 @@ use super::server::{Server, request};
 #[tokio::test]
 async fn two_cpu_workers_share_the_queue() {
     let data = tempfile::tempdir().unwrap();
-    let server = Server::start(data.path(), &[("DARKROOM_WORKERS__DEVICES", r#"["cpu","cpu"]"#)]);
+    // In groups the number of forwards follows from the jobs; under `continuous` also from when they came.
+    let settings = [("DARKROOM_WORKERS__DEVICES", r#"["cpu","cpu"]"#), ("DARKROOM_WORKERS__POLICY", "grouped")];
+    let server = Server::start(data.path(), &settings);
     let mut jobs = Vec::new();
     for seed in 0..8 {
         // A group each: neither worker can take them all at once.

@@ -2,6 +2,7 @@
 
 mod continuous;
 mod invariance;
+mod simulation;
 mod stepper;
 
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::engine::{self, EngineEvent, EngineHandle, EngineJob, EngineOptions, Fault, FaultPoint, draw};
-use darkroom::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace, RequestDraft};
+use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace, RequestDraft};
 use darkroom::images::RgbImage;
 
 use crate::support::drafts::{checked, draft, pipeline};
@@ -250,7 +251,8 @@ fn groups_are_of_one_model_resolution_and_step_count() {
         ..draft("a house", k as u64)
     };
     let jobs: Vec<_> = (0..12).map(|k| job(make(k))).collect();
-    let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+    let options = EngineOptions { policy: BatchingPolicy::Grouped, ..EngineOptions::default() };
+    let events = run_together(&jobs, options, |_, _| {});
     for event in &events {
         if let EngineEvent::Batch(report) = event {
             assert!(matches!(report.steps, Some(3 | 5)), "{report:?}");
