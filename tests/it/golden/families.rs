@@ -68,18 +68,18 @@ fn tokens_and_text_encoders_agree() {
 }
 
 /// The rows of one golden evaluation.
-struct Rows<'a> {
-    golden: &'a HashMap<String, Tensor>,
-    tag: String,
+pub(super) struct Rows<'a> {
+    pub(super) golden: &'a HashMap<String, Tensor>,
+    pub(super) tag: String,
 }
 
 impl Rows<'_> {
-    fn tensor(&self, key: &str) -> Option<&Tensor> {
+    pub(super) fn tensor(&self, key: &str) -> Option<&Tensor> {
         self.golden.get(&format!("{}.{key}", self.tag))
     }
 
     /// Evaluates `count` rows from `from` on.
-    fn run(&self, unet: &UNet2DConditionModel, from: usize, count: usize) -> Tensor {
+    pub(super) fn run(&self, unet: &UNet2DConditionModel, from: usize, count: usize) -> Tensor {
         let rows = |key: &str| self.tensor(key).map(|x| x.narrow(0, from, count).unwrap());
         let numbers = |x: Tensor| -> Vec<f64> { x.to_dtype(DType::F64).unwrap().to_vec1().unwrap() };
         // 3.3 as a client says it is not the single-precision number that the golden holds.
