@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::diffusion::engine::{Drawing, EngineEvent, draw};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, FieldError, GenerationRequest, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
+    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
 };
 use crate::images;
 
@@ -47,6 +47,18 @@ pub(super) struct GenerateArgs {
     sizes: Sizes,
     #[command(flatten)]
     pictures: Pictures,
+    /// A second pass over the picture, so many times wider and higher.
+    #[arg(long, allow_negative_numbers = true)]
+    hires_scale: Option<f64>,
+    /// How it is enlarged: latent or lanczos.
+    #[arg(long, requires = "hires_scale")]
+    hires_upscaler: Option<String>,
+    /// How much of it is drawn anew, 0 to 1.
+    #[arg(long, requires = "hires_scale", allow_negative_numbers = true)]
+    hires_strength: Option<f64>,
+    /// Sampler steps of the second pass.
+    #[arg(long, requires = "hires_scale", allow_negative_numbers = true)]
+    hires_steps: Option<i64>,
     /// Sampler steps.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
@@ -175,6 +187,12 @@ fn draft(args: GenerateArgs, format: ImageFormat) -> RequestDraft {
         width: args.width,
         height: args.height,
         size_conditioning: args.sizes.draft(),
+        hires: args.hires_scale.map(|scale| HiresDraft {
+            scale: Some(scale),
+            upscaler: args.hires_upscaler,
+            strength: args.hires_strength,
+            steps: args.hires_steps,
+        }),
         steps: args.steps,
         guidance_scale: args.guidance_scale,
         guidance_rescale: args.guidance_rescale,
@@ -201,7 +219,8 @@ pub(super) fn validated(
     let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
     draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
         let flag = |fault: &FieldError| {
-            fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.").replace('_', "-")
+            let name = fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.");
+            name.replace(['_', '.'], "-")
         };
         let each: Vec<String> =
             faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();

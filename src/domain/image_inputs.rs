@@ -134,12 +134,14 @@ impl ImageInputs {
         self.only_masked_padding
     }
 
+    /// Of a pass that starts from the one before.
+    pub(super) fn of_strength(strength: f64) -> Self {
+        Self { strength: Some(strength), ..Self::default() }
+    }
+
     /// diffusers' `get_timesteps`: of the steps, the share `strength` is taken, rounded down.
     pub(super) fn skipped_steps(&self, steps: u32) -> u32 {
-        match self.init_image {
-            Some(_) => steps - ((f64::from(steps) * self.strength()) as u32).min(steps),
-            None => 0,
-        }
+        steps - ((f64::from(steps) * self.strength()) as u32).min(steps)
     }
 }
 

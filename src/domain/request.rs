@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::hires::{Hires, HiresDraft};
 use super::image_inputs::{ImageInputs, ImageInputsDraft};
 use super::request_faults::Faults;
 use super::sampling::wire_names;
@@ -53,6 +54,8 @@ pub struct RequestDraft {
     pub size_conditioning: Option<SizeConditioningDraft>,
     /// Pictures to start from, and what is made of them.
     pub image_inputs: ImageInputsDraft,
+    /// A second, larger pass.
+    pub hires: Option<HiresDraft>,
     /// Sampler steps.
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
@@ -146,6 +149,8 @@ pub struct GenerationRequest {
     size_conditioning: Option<SizeConditioning>,
     #[serde(flatten)]
     image_inputs: ImageInputs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hires: Option<Hires>,
     steps: u32,
     guidance_scale: f64,
     /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
@@ -211,7 +216,37 @@ impl GenerationRequest {
     /// drawn, else those that are drawn.
     pub fn output_size(&self) -> (u32, u32) {
         let region = self.image_inputs.only_masked_padding().and(self.image_inputs.init_image());
-        region.map_or((self.width, self.height), |picture| (picture.width, picture.height))
+        let drawn = self.hires.map_or((self.width, self.height), |hires| hires.size());
+        region.map_or(drawn, |picture| (picture.width, picture.height))
+    }
+    /// A second pass over the picture, enlarged.
+    pub fn hires(&self) -> Option<Hires> {
+        self.hires
+    }
+    /// The second pass as a request of its own, which starts from the enlarged picture.
+    pub fn hires_pass(&self) -> Option<Self> {
+        let hires = self.hires?;
+        let (width, height) = hires.size();
+        // A network that was told the first pass's size is told the second's, unless the client said another.
+        let told = |size: SizeConditioning| {
+            let own = |given: u32, first: u32, second: u32| if given == first { second } else { given };
+            SizeConditioning {
+                original_width: own(size.original_width, self.width, width),
+                original_height: own(size.original_height, self.height, height),
+                target_width: own(size.target_width, self.width, width),
+                target_height: own(size.target_height, self.height, height),
+                ..size
+            }
+        };
+        Some(Self {
+            width,
+            height,
+            size_conditioning: self.size_conditioning.map(told),
+            image_inputs: ImageInputs::of_strength(hires.strength),
+            steps: hires.steps,
+            hires: None,
+            ..self.clone()
+        })
     }
     /// Sampler steps that the noise levels are made of, at least 1.
     pub fn steps(&self) -> u32 {
@@ -221,9 +256,23 @@ impl GenerationRequest {
     pub fn skipped_steps(&self) -> u32 {
         self.image_inputs.skipped_steps(self.steps)
     }
-    /// Steps that are taken, at least 1.
+    /// Steps that are taken, at least 1, those of a second pass included.
     pub fn steps_taken(&self) -> u32 {
+        self.first_steps() + self.hires.map_or(0, |hires| hires.steps_taken())
+    }
+    fn first_steps(&self) -> u32 {
         self.steps - self.skipped_steps()
+    }
+    /// Pixels times steps of one picture, all passes together.
+    pub fn pixel_steps(&self) -> u64 {
+        let area = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
+        let second = self.hires.map_or(0, |hires| area(hires.size()) * u64::from(hires.steps_taken()));
+        area((self.width, self.height)) * u64::from(self.first_steps()) + second
+    }
+    /// Width times height of the largest evaluation.
+    pub fn most_pixels(&self) -> u64 {
+        let (width, height) = self.hires.map_or((self.width, self.height), |hires| hires.size());
+        u64::from(width) * u64::from(height)
     }
     /// Classifier-free guidance, finite and not negative.
     pub fn guidance_scale(&self) -> f64 {
@@ -238,6 +287,9 @@ impl GenerationRequest {
         let mut body = serde_json::to_value(self).expect("plain data. This is a bug in domain.");
         if let Some(fields) = body.as_object_mut() {
             fields.remove("guidance_embedded");
+            if let Some(hires) = fields.get_mut("hires").and_then(Value::as_object_mut) {
+                hires.retain(|name, _| HiresDraft::FIELDS.contains(&name.as_str()));
+            }
         }
         // Quality means nothing for a PNG and is refused there.
         if self.output.format == ImageFormat::Png
@@ -253,7 +305,7 @@ impl GenerationRequest {
     }
     /// Which steps are guided, counted from 0: the whole ones within the shares asked for, as diffusers' guiders count them.
     pub fn guided_steps(&self) -> Range<u32> {
-        let at = |share: f64| (share * f64::from(self.steps_taken())) as u32;
+        let at = |share: f64| (share * f64::from(self.first_steps())) as u32;
         at(self.guidance_start)..at(self.guidance_end)
     }
     /// The step rule.
@@ -328,6 +380,8 @@ impl RequestDraft {
         let steps = faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps);
         faults.strength(&image_inputs, steps);
         let (width, height) = faults.sides((self.width, self.height), &image_inputs, model);
+        let first = (width, height, steps);
+        let hires = faults.hires(self.hires, first, &image_inputs, (model, limits.max_steps));
         let request = GenerationRequest {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
@@ -338,6 +392,7 @@ impl RequestDraft {
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
             image_inputs,
+            hires,
             steps,
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
             guidance_embedded: model.guidance_embedded,

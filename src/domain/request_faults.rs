@@ -199,6 +199,10 @@ impl Faults {
 
     pub(super) fn pixels(&mut self, request: &GenerationRequest, limits: &Limits) {
         let pixels = u64::from(request.width()) * u64::from(request.height());
+        if let Some(hires) = request.hires().filter(|_| request.most_pixels() > limits.max_pixels.max(pixels)) {
+            let message = format!("makes {} pixels; at most {} are allowed", request.most_pixels(), limits.max_pixels);
+            self.add("hires.scale", hires.scale, message);
+        }
         if pixels > limits.max_pixels {
             let shown = format!("{}x{}", request.width(), request.height());
             self.add(

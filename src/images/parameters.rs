@@ -1,7 +1,7 @@
 //! A picture's story in the text format that A1111 writes and other tools read.
 
 use super::PictureInfo;
-use crate::domain::{GenerationRequest, NoiseSource};
+use crate::domain::{GenerationRequest, NoiseSource, Upscaler};
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
@@ -44,6 +44,16 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
 /// What a picture that was started from means, in A1111's words.
 fn image_inputs(request: &GenerationRequest) -> String {
     let inputs = request.image_inputs();
+    if let Some(hires) = request.hires() {
+        let upscaler = match hires.upscaler {
+            Upscaler::Latent => "Latent",
+            Upscaler::Lanczos => "Lanczos",
+        };
+        return format!(
+            ", Denoising strength: {}, Hires upscale: {}, Hires steps: {}, Hires upscaler: {upscaler}",
+            hires.strength, hires.scale, hires.steps
+        );
+    }
     if inputs.init_image().is_none() {
         return String::new();
     }

@@ -8,6 +8,7 @@ mod events;
 mod fault;
 mod forward;
 mod guidance;
+mod hires;
 mod sample;
 mod stages;
 mod start;

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::guidance::Guidance;
-use super::start::{Begun, Kept, Start};
-use crate::diffusion::batching::{Branch, SampleMeta};
+use super::hires::Enlarged;
+use super::start::{Begun, Kept, Start, noised};
+use crate::diffusion::batching::{BatchKey, Branch, SampleId, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
 use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
 use crate::domain::{GenerationRequest, JobId};
 use crate::images::Canvas;
 
-/// What a job's samples share.
+/// What a job's samples share in one pass.
 pub(super) struct Told {
     pub plan: SamplingPlan,
     pub guidance: Guidance,
@@ -25,6 +26,25 @@ pub(super) struct Told {
     pub start: Option<Start>,
     /// What the request's pictures were put on.
     pub canvas: Option<Arc<Canvas>>,
+    /// The pass that follows, where one does.
+    pub next: Option<NextPass>,
+}
+
+/// What samples are told when a pass is done and another goes on.
+#[derive(Clone)]
+pub(super) struct NextPass {
+    pub key: Arc<BatchKey>,
+    pub told: Arc<Told>,
+    pub enlarged: Enlarged,
+    /// The pass as a request of its own.
+    pub request: Arc<GenerationRequest>,
+}
+
+impl Told {
+    /// Model evaluations, those of the next pass too.
+    pub(super) fn evaluations(&self) -> usize {
+        self.plan.steps.len() + self.next.as_ref().map_or(0, |next| next.told.evaluations())
+    }
 }
 
 pub(super) struct SampleState {
@@ -34,7 +54,9 @@ pub(super) struct SampleState {
     pub told: Arc<Told>,
     /// Model evaluations made.
     evaluated: usize,
+    /// In this pass, and in those before.
     steps_taken: u32,
+    steps_before: u32,
     /// (1, C, h, w) f32, like all that follow.
     latents: Tensor,
     /// What the plan holds, remembers (the latest first) and keeps of the noise drawn last.
@@ -71,6 +93,7 @@ impl SampleState {
             told,
             evaluated: 0,
             steps_taken: 0,
+            steps_before: 0,
             latents,
             held: None,
             memory: VecDeque::new(),
@@ -81,9 +104,40 @@ impl SampleState {
         })
     }
 
+    /// The sample as the next pass begins it: its latents enlarged and noised, nothing of what was remembered.
+    ///
+    /// It draws from its seed's beginning, as image to image with that seed does: how many numbers the first pass drew is its
+    /// sampler's affair.
+    pub(super) fn taken_over(self, id: SampleId, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
+        let NextPass { key, told, enlarged, request } = next;
+        let shape = key.latent_shape;
+        let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(self.image));
+        let mut drawn = || draw(&mut noise, shape, pipeline);
+        let clean = enlarged.latents(&self.latents, pipeline, &mut drawn)?;
+        let latents = noised(told.plan.steps[0].noised, &clean, &drawn()?)?;
+        let rows = (told.guidance.most_rows_from(0), told.guidance.rows(0));
+        let left = told.evaluations() as u32;
+        let meta = SampleMeta { id, key, left, rows: rows.0, rows_now: rows.1, ..self.meta };
+        Ok(Self {
+            meta,
+            told,
+            evaluated: 0,
+            steps_taken: 0,
+            steps_before: self.steps_before + self.steps_taken,
+            latents,
+            held: None,
+            memory: VecDeque::new(),
+            drawn: None,
+            kept: None,
+            extra_channels: None,
+            noise,
+            ..self
+        })
+    }
+
     /// Steps that people count; some take several evaluations.
     pub(super) fn steps_taken(&self) -> u32 {
-        self.steps_taken
+        self.steps_before + self.steps_taken
     }
 
     /// Whether the last evaluation ended a step.
@@ -150,7 +204,7 @@ impl SampleState {
         self.memory.truncate(told.plan.memory_len());
         self.evaluated += 1;
         self.steps_taken += u32::from(step.ends_step);
-        self.meta.left = (told.plan.steps.len() - self.evaluated) as u32;
+        self.meta.left = (told.evaluations() - self.evaluated) as u32;
         self.meta.rows = told.guidance.most_rows_from(self.steps_taken);
         self.meta.rows_now = told.guidance.rows(self.steps_taken);
         Ok(())

@@ -127,12 +127,12 @@ impl Kept {
     }
 }
 
-fn noised(level: Noised, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
+pub(super) fn noised(level: Noised, clean: &Tensor, noise: &Tensor) -> Result<Tensor> {
     Ok(((clean * level.signal)? + (noise * level.noise)?)?)
 }
 
 /// A picture as (1, 3, H, W) f32 in [-1, 1].
-fn pixels(picture: &RgbImage, device: &Device) -> Result<Tensor> {
+pub(super) fn pixels(picture: &RgbImage, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = picture.pixels().iter().map(|byte| 2.0 * (f32::from(*byte) / 255.0) - 1.0).collect();
     let shape = (1, picture.height() as usize, picture.width() as usize, 3);
     Ok(Tensor::from_vec(values, shape, device)?.permute((0, 3, 1, 2))?.contiguous()?)

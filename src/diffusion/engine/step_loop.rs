@@ -12,7 +12,8 @@ use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTim
 use super::fault::{Fault, FaultPoint};
 use super::forward::forward;
 use super::guidance::Guidance;
-use super::sample::{SampleState, Told};
+use super::hires::Enlarged;
+use super::sample::{NextPass, SampleState, Told};
 use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
@@ -137,35 +138,26 @@ impl StepLoop {
         let pipeline = self.pipelines.get(request.model()).ok_or_else(unknown)?.clone();
         self.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
-        let cond = told(pipeline.as_ref(), request, PromptSide::Positive)?;
-        let uncond = request.is_guided().then(|| told(pipeline.as_ref(), request, PromptSide::Negative)).transpose()?;
-        let plan = pipeline
-            .plan(request)
-            .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
-        let mut warnings = cond.prompt.warnings.clone();
-        warnings.extend(uncond.iter().flat_map(|uncond| uncond.prompt.warnings.iter().cloned()));
-        let length = |side: &Conditioning| side.prompt.tokens().map_err(Refusal::failed);
-        let tokens = [length(&cond)?, length(uncond.as_ref().unwrap_or(&cond))?];
-        let key = self.shared(BatchKey {
-            latent_shape: pipeline.latent_shape(request.width(), request.height()),
-            tokens,
-            width: request.width(),
-            height: request.height(),
-            model: request.model().clone(),
-        });
-        let guidance = Guidance::of(request);
-        let start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
-        let canvas = job.canvas.clone();
-        let told = Arc::new(Told { plan, guidance: guidance.clone(), cond, uncond, start, canvas });
+        let (key, mut told) = self.pass(pipeline.as_ref(), request)?;
+        let sides = [Some(&told.cond), told.uncond.as_ref()];
+        let warnings = sides.into_iter().flatten().flat_map(|side| side.prompt.warnings.iter().cloned()).collect();
+        if let (Some(hires), Some(second)) = (request.hires(), request.hires_pass()) {
+            let enlarged = Enlarged { upscaler: hires.upscaler, width: second.width(), height: second.height() };
+            let (key, told_next) = self.pass(pipeline.as_ref(), &second)?;
+            told.next = Some(NextPass { key, told: Arc::new(told_next), enlarged, request: Arc::new(second) });
+        }
+        told.start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
+        told.canvas = job.canvas.clone();
+        let told = Arc::new(told);
         let encode_ms = began.elapsed().as_millis() as u64;
         for image in 0..request.num_images() {
             let meta = SampleMeta {
                 id: SampleId(self.next_sample),
                 key: key.clone(),
                 steps: request.steps_taken(),
-                left: told.plan.steps.len() as u32,
-                rows: guidance.most_rows_from(0),
-                rows_now: guidance.rows(0),
+                left: told.evaluations() as u32,
+                rows: told.guidance.most_rows_from(0),
+                rows_now: told.guidance.rows(0),
                 place: job.place,
             };
             self.next_sample += 1;
@@ -178,6 +170,26 @@ impl StepLoop {
         self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
         (self.sink)(EngineEvent::Started { job: job.id, warnings });
         Ok(())
+    }
+
+    /// What a job's samples share in one pass, but for what they start from.
+    fn pass(&self, pipeline: &dyn Pipeline, request: &GenerationRequest) -> Result<(Arc<BatchKey>, Told), Refusal> {
+        let cond = told(pipeline, request, PromptSide::Positive)?;
+        let uncond = request.is_guided().then(|| told(pipeline, request, PromptSide::Negative)).transpose()?;
+        let plan = pipeline
+            .plan(request)
+            .map_err(|error| Refusal { code: ErrorCode::InvalidRequest, message: error.to_string() })?;
+        let length = |side: &Conditioning| side.prompt.tokens().map_err(Refusal::failed);
+        let tokens = [length(&cond)?, length(uncond.as_ref().unwrap_or(&cond))?];
+        let key = self.shared(BatchKey {
+            latent_shape: pipeline.latent_shape(request.width(), request.height()),
+            tokens,
+            width: request.width(),
+            height: request.height(),
+            model: request.model().clone(),
+        });
+        let guidance = Guidance::of(request);
+        Ok((key, Told { plan, guidance, cond, uncond, start: None, canvas: None, next: None }))
     }
 
     /// The one `Arc` of this key, so that comparing two samples' keys is comparing pointers.
@@ -309,11 +321,35 @@ impl StepLoop {
             }
             let (step, total) = (sample.steps_taken(), sample.meta.steps);
             (self.sink)(EngineEvent::Progress { job, image, step, total });
-            if done {
+            if done && self.samples[&id].told.next.is_some() {
+                self.take_over(id);
+            } else if done {
                 self.finish(id);
             } else if self.options.preview_every > 0 && step.is_multiple_of(self.options.preview_every) {
                 self.preview(id);
             }
+        }
+    }
+
+    /// To the batches of the next pass the sample is a new one.
+    fn take_over(&mut self, id: SampleId) {
+        let Some(sample) = self.samples.remove(&id) else { return };
+        self.batcher.remove(id);
+        let (job, new) = (sample.job, SampleId(self.next_sample));
+        let Some(next) = sample.told.next.clone() else { return };
+        self.next_sample += 1;
+        let pipeline = self.pipelines[&sample.meta.key.model].clone();
+        let taken_over = caught(|| {
+            // A picture of what is no number would hide it.
+            sample.checked()?;
+            sample.taken_over(new, next, pipeline.as_ref()).map_err(Refusal::failed)
+        });
+        match taken_over {
+            Ok(sample) => {
+                self.batcher.add(sample.meta.clone());
+                self.samples.insert(new, sample);
+            }
+            Err(refusal) => self.fail(job, refusal),
         }
     }
 
@@ -334,9 +370,7 @@ impl StepLoop {
         let began = Instant::now();
         let decoded = caught(|| {
             self.provoke(job, FaultPoint::Decode)?;
-            if !sample.is_finite().map_err(Refusal::failed)? {
-                return Err(Refusal::failed("the network gave numbers that are none (NaN or infinite)"));
-            }
+            sample.checked()?;
             let drawn = self.pipelines[&sample.meta.key.model].decode(sample.latents()).map_err(Refusal::failed)?;
             Ok(match &sample.told.canvas {
                 Some(canvas) => canvas.finish(drawn),
@@ -368,6 +402,16 @@ impl StepLoop {
             Fault::OutOfMemory => Err(Refusal::failed("out of memory was asked for")),
             Fault::Panic => panic!("a panic was asked for"),
         }
+    }
+}
+
+impl SampleState {
+    /// Refuses latents that are not finite.
+    fn checked(&self) -> Result<(), Refusal> {
+        if self.is_finite().map_err(Refusal::failed)? {
+            return Ok(());
+        }
+        Err(Refusal::failed("the network gave numbers that are none (NaN or infinite)"))
     }
 }
 

@@ -218,17 +218,14 @@ impl Room {
     }
 }
 
-/// Rows x width x height of one evaluation.
+/// Rows x width x height of the largest evaluation.
 pub(super) fn row_pixels(request: &GenerationRequest) -> u64 {
-    u64::from(request.rows()) * u64::from(request.width()) * u64::from(request.height())
+    u64::from(request.rows()) * request.most_pixels()
 }
 
 /// Pictures x steps x width x height.
 pub(super) fn pixel_steps(request: &GenerationRequest) -> u64 {
-    u64::from(request.num_images())
-        * u64::from(request.steps_taken())
-        * u64::from(request.width())
-        * u64::from(request.height())
+    u64::from(request.num_images()) * request.pixel_steps()
 }
 
 /// 64 bits nobody can have seen before: SipHash under keys the standard library draws from the system.

@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{form, picture};
-use crate::domain::{FieldError, InputName, RequestDraft, SizeConditioningDraft};
+use crate::domain::{FieldError, HiresDraft, InputName, RequestDraft, SizeConditioningDraft};
 use crate::http::errors::{Problem, Result};
 use crate::service::{GivenPicture, PictureSource};
 
@@ -32,6 +32,7 @@ const FIELDS: &[&str] = &[
     "preserve_unmasked",
     "inpaint_area",
     "only_masked_padding",
+    "hires",
     "steps",
     "guidance_scale",
     "guidance_rescale",
@@ -193,6 +194,13 @@ impl Reader {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.size_conditioning(&name, value)),
                 other => self.wrong(name, other, "an object with sizes such as `target_width`"),
             },
+            "hires" => match value {
+                Value::Object(map) => {
+                    self.draft.hires.get_or_insert_default();
+                    map.into_iter().for_each(|(name, value)| self.hires(&name, value));
+                }
+                other => self.wrong(name, other, "an object with `scale`, `upscaler`, `strength` and `steps`"),
+            },
             "output" => match value {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.output(&name, value)),
                 other => self.wrong(name, other, "an object with `format` and `quality`"),
@@ -223,6 +231,22 @@ impl Reader {
             let message = format!("is unknown; `size_conditioning` has {}", SizeConditioningDraft::FIELDS.join(", "));
             self.faults.push(FieldError::new(field, value, message));
         }
+    }
+
+    fn hires(&mut self, name: &str, value: Value) {
+        let field = format!("hires.{name}");
+        let mut hires = self.draft.hires.take().unwrap_or_default();
+        match name {
+            "scale" => hires.scale = self.real(&field, value),
+            "upscaler" => hires.upscaler = self.text(&field, value),
+            "strength" => hires.strength = self.real(&field, value),
+            "steps" => hires.steps = self.integer(&field, value),
+            _ => {
+                let message = format!("is unknown; `hires` has {}", HiresDraft::FIELDS.join(", "));
+                self.faults.push(FieldError::new(field, value, message));
+            }
+        }
+        self.draft.hires = Some(hires);
     }
 
     fn output(&mut self, name: &str, value: Value) {

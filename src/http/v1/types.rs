@@ -52,6 +52,8 @@ pub(in crate::http) struct CreateJobBody {
     inpaint_area: Option<String>,
     /// Pixels around the mask with `only_masked`, 0 to 4096; 32 when absent.
     only_masked_padding: Option<u32>,
+    /// A second pass over the picture, enlarged ("hires fix"). None when absent.
+    hires: Option<HiresBody>,
     /// Sampler steps.
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
@@ -146,6 +148,20 @@ pub(in crate::http) struct SizeConditioningBody {
     crop_top: Option<u32>,
     target_width: Option<u32>,
     target_height: Option<u32>,
+}
+
+/// The picture is drawn at `width` and `height`, enlarged, and drawn anew in part.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct HiresBody {
+    /// How many times wider and higher, 1 to 4, to the nearest multiple of the model's; 2 when absent.
+    scale: Option<f64>,
+    /// `latent`: the latents are enlarged, bilinearly. `lanczos`: the picture is. `latent` when absent.
+    upscaler: Option<String>,
+    /// How much of it is drawn anew, 0 to 1; 0.7 when absent.
+    strength: Option<f64>,
+    /// Sampler steps, of which `strength` leaves some out; as many as the first pass when absent.
+    steps: Option<u32>,
 }
 
 /// How pictures are encoded.

@@ -260,3 +260,27 @@ async fn a_repeat_with_another_picture_is_another_request() {
     assert_eq!(app.ended(first["id"].as_str().unwrap()).await["status"], "succeeded");
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_second_pass_makes_a_larger_picture_in_as_many_more_steps() {
+    let app = TestApp::builder().start().await;
+    let request = with(body("a house", 5), json!({"hires": {"scale": 1.6, "upscaler": "lanczos", "strength": 0.5}}));
+    let (job, bytes) = drawn(&app, &request).await;
+    // 25.6, to the nearest multiple of 2.
+    assert_eq!((&job["images"][0]["width"], &job["images"][0]["height"]), (&json!(26), &json!(26)));
+    assert_eq!(
+        (&job["progress"]["step"], &job["progress"]["steps"]),
+        (&json!(6), &json!(6)),
+        "four, then half of four"
+    );
+    let resolved = json!({"scale": 1.6, "upscaler": "lanczos", "strength": 0.5, "steps": 4});
+    assert_eq!(job["request"]["hires"], resolved);
+    assert!(String::from_utf8_lossy(&bytes).contains("Denoising strength: 0.5, Hires upscale: 1.6, Hires steps: 4"));
+    assert_eq!(drawn(&app, &job["request"]).await.1, bytes, "its request can be sent again");
+
+    // Over a picture that a request came with, too.
+    let started = with(started(json!(coded(&file("rgb.png")))), json!({"hires": {}}));
+    let (job, _) = drawn(&app, &started).await;
+    assert_eq!((&job["images"][0]["width"], &job["images"][0]["height"]), (&json!(52), &json!(40)));
+    app.finish().await;
+}

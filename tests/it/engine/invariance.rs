@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use darkroom::diffusion::batching::{BatchCaps, Cost};
 use darkroom::diffusion::engine::{Drawing, EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{BatchingPolicy, DeviceSpec, ImageInputsDraft, JobId, RequestDraft, SizeConditioningDraft};
+use darkroom::domain::{
+    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, RequestDraft, SizeConditioningDraft,
+};
 use darkroom::images::{GrayImage, RgbImage};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -110,6 +112,12 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             guidance_rescale: Some([0.0, 0.7][(k / 4 % 2) as usize]),
             num_images: Some(1 + i64::from(k % 7 == 6)),
             seed: Some(i128::from(1000 + k)),
+            // Their second pass is in batches of another size.
+            hires: (k % 9 < 2).then(|| HiresDraft {
+                scale: Some(1.5),
+                upscaler: Some(["latent", "lanczos"][(k % 9) as usize].to_owned()),
+                ..HiresDraft::default()
+            }),
             image_inputs: ImageInputsDraft {
                 strength: (!k.is_multiple_of(3)).then_some(0.7),
                 inpaint_area: (k % 6 == 5).then(|| "only_masked".to_owned()),

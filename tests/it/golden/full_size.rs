@@ -9,7 +9,8 @@ use darkroom::diffusion::weights::Checkpoint;
 
 use super::families::Rows;
 
-/// Length of the difference relative to the reference's length. Measured on x86-64 with AVX-512: see docs/parity.md.
+/// Length of the difference relative to the reference's length, both in f32: the sums of a network of this depth in another
+/// order. Measured on x86-64 with AVX-512: 2.7402498e-6 for sd15 at 512x512.
 const RELATIVE_ERROR: f32 = 1e-5;
 
 fn length(x: &Tensor) -> f32 {

@@ -10,13 +10,14 @@ mod networks;
 // Stable Diffusion XL, its refiner and Turbo, SD-Turbo, latent consistency and inpainting checkpoints.
 mod families;
 
-<<<<<<< HEAD
 // Whole pictures that start from a picture, with and without a mask.
 mod image_to_image;
-=======
+
+// Pictures of two passes, the second larger.
+mod hires;
+
 // Networks of full size, from files that a person makes.
 mod full_size;
->>>>>>> 463c272 (Networks of full size against diffusers: a script for a person, a test for its files)
 
 // Pictures that clients send.
 mod images;
