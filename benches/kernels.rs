@@ -9,7 +9,9 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use darkroom::diffusion::kernels::{After, conv2d, conv2d_plain, group_norm, group_norm_plain, linear, linear_plain};
+use darkroom::diffusion::kernels::{
+    After, PackedConv2d, PackedLinear, conv2d_plain, group_norm, group_norm_plain, linear_plain,
+};
 
 const ROWS: usize = 2;
 /// Of every group norm here.
@@ -45,8 +47,9 @@ fn convolutions(criterion: &mut Criterion) {
     for (name, [inputs, outputs, side, kernel, stride]) in CONVOLUTIONS {
         let x = normal((ROWS, inputs, side, side));
         let (weight, bias) = (normal((outputs, inputs, kernel, kernel)), normal(outputs));
+        let ours = PackedConv2d::new(weight.clone(), bias.clone(), stride, kernel / 2).expect("shapes fit");
         group.bench_function(format!("{name}/ours"), |bencher| {
-            bencher.iter(|| black_box(conv2d(&x, &weight, &bias, stride, kernel / 2).expect("shapes fit")))
+            bencher.iter(|| black_box(ours.forward(&x).expect("shapes fit")))
         });
         group.bench_function(format!("{name}/plain"), |bencher| {
             bencher.iter(|| black_box(conv2d_plain(&x, &weight, &bias, stride, kernel / 2).expect("shapes fit")))
@@ -69,8 +72,9 @@ fn products(criterion: &mut Criterion) {
     let mut group = quick(criterion, "linear");
     for (name, [tokens, inputs, outputs]) in PRODUCTS {
         let (x, weight, bias) = (normal((ROWS, tokens, inputs)), normal((outputs, inputs)), normal(outputs));
+        let ours = PackedLinear::new(weight.clone(), bias.clone()).expect("shapes fit");
         group.bench_function(format!("{name}/ours"), |bencher| {
-            bencher.iter(|| black_box(linear(&x, &weight, &bias).expect("shapes fit")))
+            bencher.iter(|| black_box(ours.forward(&x).expect("shapes fit")))
         });
         group.bench_function(format!("{name}/plain"), |bencher| {
             bencher.iter(|| black_box(linear_plain(&x, &weight, &bias).expect("shapes fit")))

@@ -1,42 +1,82 @@
-//! 2-D convolution as products of the flattened weight with unfolded patches, tile by tile.
+//! 2-D convolution as sums over shifted pictures, with the weights laid out for the inner loop once.
+//!
+//! Patches are never written: the lines of a band stand one after the other with the padding between them, so that a vector
+//! of neighbouring outputs takes a vector of neighbouring inputs for every weight. Where a vector runs over the end of a line
+//! its numbers are not used.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::product::{Matrix, add_product};
+use super::bands::{Band, Geometry};
+use super::sums::{ROWS, add_shifted};
 use super::values;
 
-/// Unfolded patches of one tile, in numbers: about what a second-level cache holds.
-const TILE_VALUES: usize = 1 << 18;
+/// Numbers that are laid out at a time, over all threads (16 MiB).
+const LAID_OUT: usize = 1 << 22;
 
-/// x: (N, C, H, W), weight: (O, C, k, k), bias: (O,) -> (N, O, H', W'), zero padding all round.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op3_no_bwd(weight, bias, &Conv2dOp { stride, padding }),
-        _ => conv2d_plain(x, weight, bias, stride, padding),
+/// A square convolution with zero padding all round.
+#[derive(Debug)]
+pub struct PackedConv2d {
+    /// On a CPU (outputs / 8 rounded up, inputs * k * k, 8), else (outputs, inputs, k, k).
+    weight: Tensor,
+    bias: Tensor,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    packed: bool,
+}
+
+impl PackedConv2d {
+    /// weight: (outputs, inputs, k, k), bias: (outputs,). In f32 on a CPU the weights are copied into their packed order;
+    /// other devices and types take the tensor library's convolution.
+    pub fn new(weight: Tensor, bias: Tensor, stride: usize, padding: usize) -> Result<Self> {
+        let (outputs, _, kernel, kernel_w) = weight.dims4()?;
+        if kernel != kernel_w || stride == 0 {
+            bail!("a convolution of {:?} with stride {stride}", weight.dims());
+        }
+        let packed = matches!(weight.device(), Device::Cpu) && weight.dtype() == DType::F32;
+        let weight = if packed { pack(&weight)? } else { weight };
+        Ok(Self { weight, bias, outputs, kernel, stride, padding, packed })
+    }
+
+    /// x: (N, inputs, H, W) -> (N, outputs, H', W').
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if !self.packed {
+            return conv2d_plain(x, &self.weight, &self.bias, self.stride, self.padding);
+        }
+        let (_, channels, height, width) = x.dims4()?;
+        let geometry = Geometry::new((channels, height, width), self.kernel, self.stride, self.padding)?;
+        x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &Conv2dOp { geometry, outputs: self.outputs })
     }
 }
 
-/// The same by the tensor library's own operations.
+/// The same by the tensor library's own operations; weight: (outputs, inputs, k, k).
 pub fn conv2d_plain(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     x.conv2d(weight, padding, stride, 1, 1)?.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?)
 }
 
-struct Conv2dOp {
-    stride: usize,
-    padding: usize,
+/// (outputs, inputs, k, k) -> (blocks, inputs * k * k, 8): eight outputs' weights for one input side by side, zeros after
+/// the last.
+fn pack(weight: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs, kernel, _) = weight.dims4()?;
+    let (terms, blocks) = (inputs * kernel * kernel, outputs.div_ceil(ROWS));
+    let values = weight.flatten_all()?.to_vec1::<f32>()?;
+    let mut packed = vec![0f32; blocks * terms * ROWS];
+    packed.par_chunks_mut(terms * ROWS).zip(values.par_chunks(terms * ROWS)).for_each(|(block, rows)| {
+        for (output, row) in rows.chunks_exact(terms).enumerate() {
+            for (block, weight) in block.chunks_exact_mut(ROWS).zip(row) {
+                block[output] = *weight;
+            }
+        }
+    });
+    Tensor::from_vec(packed, (blocks, terms, ROWS), weight.device())
 }
 
-/// Sizes of one convolution.
-#[derive(Clone, Copy)]
-struct Sizes {
-    channels: usize,
-    height: usize,
-    width: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    out_width: usize,
+struct Conv2dOp {
+    geometry: Geometry,
+    outputs: usize,
 }
 
 impl CustomOp3 for Conv2dOp {
@@ -53,94 +93,103 @@ impl CustomOp3 for Conv2dOp {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (n, channels, height, width) = x_layout.shape().dims4()?;
-        let (outputs, inputs, kernel, kernel_w) = weight_layout.shape().dims4()?;
-        let (stride, padding) = (self.stride, self.padding);
-        let smallest = height.min(width) + 2 * padding;
-        if inputs != channels || kernel != kernel_w || smallest < kernel || bias_layout.dims() != [outputs] {
-            bail!("convolution of {:?} with {:?}", x_layout.dims(), weight_layout.dims());
+        let (geometry, outputs) = (&self.geometry, self.outputs);
+        let (samples, channels, _, _) = x_layout.shape().dims4()?;
+        let (_, terms, _) = weight_layout.shape().dims3()?;
+        if terms != geometry.terms() {
+            bail!("a convolution of {terms} weights an output with {channels} channels");
         }
-        let out_side = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-        let (out_height, out_width) = (out_side(height), out_side(width));
-        let sizes = Sizes { channels, height, width, kernel, stride, padding, out_width };
         let (x, weight, bias) = (values(x, x_layout)?, values(weight, weight_layout)?, values(bias, bias_layout)?);
-        let (pixels, inner) = (out_height * out_width, channels * kernel * kernel);
-
-        // Tiles depend on the sizes of one sample alone. At least four of them, so that a single sample is shared out.
-        let tile = (TILE_VALUES / inner).min(pixels.div_ceil(4)).max(64).min(pixels);
-        let tiles: Vec<(usize, usize)> =
-            (0..n).flat_map(|sample| (0..pixels).step_by(tile).map(move |from| (sample, from))).collect();
-        let parts: Vec<Vec<f32>> = tiles
-            .par_iter()
-            .map_init(Vec::new, |patches, (sample, from)| {
-                let count = tile.min(pixels - from);
-                let picture = &x[sample * channels * height * width..][..channels * height * width];
-                let rhs = if kernel == 1 && stride == 1 && padding == 0 {
-                    Matrix { values: &picture[*from..], row_stride: pixels, col_stride: 1 }
-                } else {
-                    unfold(picture, sizes, *from, count, patches);
-                    Matrix { values: patches, row_stride: count, col_stride: 1 }
-                };
-                let mut out: Vec<f32> = bias.iter().flat_map(|bias| std::iter::repeat_n(*bias, count)).collect();
-                let lhs = Matrix { values: weight, row_stride: inner, col_stride: 1 };
-                add_product((&mut out, count), (outputs, inner, count), lhs, rhs);
-                out
-            })
-            .collect();
-
-        let mut out = vec![0f32; n * outputs * pixels];
-        for ((sample, from), part) in tiles.iter().zip(&parts) {
-            let count = part.len() / outputs;
-            for (channel, row) in part.chunks_exact(count).enumerate() {
-                out[(sample * outputs + channel) * pixels + from..][..count].copy_from_slice(row);
+        let (out_height, out_width) = geometry.out;
+        let mut out = vec![0f32; samples * outputs * out_height * out_width];
+        let bands = geometry.bands(samples);
+        if let Some(largest) = bands.first() {
+            let mut tasks = tasks(&bands, outputs, geometry, &mut out);
+            let size = largest.numbers(geometry);
+            let at_once = (LAID_OUT / size).max(rayon::current_num_threads());
+            for (bands, tasks) in bands.chunks(at_once).zip(tasks.chunks_mut(at_once * outputs.div_ceil(ROWS))) {
+                let laid_out: Vec<Vec<f32>> = bands.par_iter().map(|band| band.lay_out(x, geometry)).collect();
+                tasks.par_iter_mut().for_each_init(Vec::new, |sums, task| {
+                    let band = &bands[task.band % at_once];
+                    task.run((band, &laid_out[task.band % at_once]), geometry, (weight, bias), sums);
+                });
             }
         }
-        Ok((CpuStorage::F32(out), Shape::from((n, outputs, out_height, out_width))))
+        Ok((CpuStorage::F32(out), Shape::from((samples, outputs, out_height, out_width))))
     }
 }
 
-/// Patches of the output pixels `from..from + count`: (channels * kernel * kernel, count), a row a weight.
-fn unfold(picture: &[f32], sizes: Sizes, from: usize, count: usize, patches: &mut Vec<f32>) {
-    let Sizes { channels, height, width, kernel, stride, padding, out_width } = sizes;
-    patches.clear();
-    patches.resize(channels * kernel * kernel * count, 0.0);
-    let mut rows = patches.chunks_exact_mut(count);
-    for channel in 0..channels {
-        let plane = &picture[channel * height * width..][..height * width];
-        for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
-            let row = rows.next().expect("a row for each weight. This is a bug in kernels.");
-            let mut at = 0;
-            while at < count {
-                // One run of output pixels on one line.
-                let (oy, ox) = ((from + at) / out_width, (from + at) % out_width);
-                let run = (out_width - ox).min(count - at);
-                let y = (oy * stride + ky).wrapping_sub(padding);
-                if y < height {
-                    let line = &plane[y * width..][..width];
-                    fill(&mut row[at..at + run], line, (ox * stride + kx) as isize - padding as isize, stride);
-                }
-                at += run;
+/// Up to eight outputs of one band.
+struct Task<'a> {
+    band: usize,
+    block: usize,
+    /// The band's lines of each of these outputs, sample by sample.
+    out: Vec<&'a mut [f32]>,
+}
+
+/// Band by band, each with all its blocks.
+fn tasks<'a>(bands: &[Band], outputs: usize, geometry: &Geometry, out: &'a mut [f32]) -> Vec<Task<'a>> {
+    let (height, width) = geometry.out;
+    let blocks = outputs.div_ceil(ROWS);
+    let mut tasks: Vec<Task<'a>> = (0..bands.len())
+        .flat_map(|band| (0..blocks).map(move |block| Task { band, block, out: Vec::with_capacity(ROWS) }))
+        .collect();
+    let lines = bands[0].lines.len();
+    let bands_a_sample = height.div_ceil(lines);
+    for (plane, numbers) in out.chunks_exact_mut(height * width).enumerate() {
+        let (sample, output) = (plane / outputs, plane % outputs);
+        for (part, numbers) in numbers.chunks_mut(lines * width).enumerate() {
+            let band = sample / bands[0].samples.len() * bands_a_sample + part;
+            tasks[band * blocks + output / ROWS].out.push(numbers);
+        }
+    }
+    tasks
+}
+
+impl Task<'_> {
+    /// `sums` is room to work in.
+    fn run(
+        &mut self,
+        (band, picture): (&Band, &[f32]),
+        geometry: &Geometry,
+        (weight, bias): (&[f32], &[f32]),
+        sums: &mut Vec<f32>,
+    ) {
+        let columns = band.columns(geometry);
+        sums.clear();
+        for output in 0..ROWS {
+            let bias = bias.get(self.block * ROWS + output).copied().unwrap_or(0.0);
+            sums.resize((output + 1) * columns, bias);
+        }
+        let terms = geometry.terms();
+        let weights = weight[self.block * terms * ROWS..][..terms * ROWS].as_chunks().0;
+        let offsets = band.offsets(geometry);
+        Arch::new().dispatch(Shifted { weights, picture, offsets: &offsets, out: sums, columns });
+        let outputs = self.out.len() / band.samples.len();
+        let width = geometry.out.1;
+        for (index, out) in self.out.iter_mut().enumerate() {
+            let first = index % outputs * columns + band.column(geometry, index / outputs, 0);
+            for (line, out) in out.chunks_exact_mut(width).enumerate() {
+                out.copy_from_slice(&sums[first + line * geometry.pitch..][..width]);
             }
         }
     }
 }
 
-/// `out[k] = line[start + k * stride]` where that lies on the line; elsewhere `out` keeps its zero.
-fn fill(out: &mut [f32], line: &[f32], start: isize, stride: usize) {
-    if stride == 1 {
-        let skip = (-start).max(0) as usize;
-        let from = start.max(0) as usize;
-        if skip < out.len() && from < line.len() {
-            let count = (out.len() - skip).min(line.len() - from);
-            out[skip..skip + count].copy_from_slice(&line[from..from + count]);
-        }
-        return;
-    }
-    for (k, out) in out.iter_mut().enumerate() {
-        let x = start + (k * stride) as isize;
-        if x >= 0 && (x as usize) < line.len() {
-            *out = line[x as usize];
-        }
+struct Shifted<'a> {
+    weights: &'a [[f32; ROWS]],
+    picture: &'a [f32],
+    offsets: &'a [usize],
+    out: &'a mut [f32],
+    columns: usize,
+}
+
+impl WithSimd for Shifted<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        add_shifted(simd, self.weights, self.picture, self.offsets, (self.out, self.columns));
     }
 }
 
@@ -157,15 +206,36 @@ mod tests {
             ((1, 4, 9, 9), 6, 3, 2, 0),
             ((2, 4, 1, 1), 6, 3, 1, 1),
             ((1, 4, 64, 80), 8, 3, 1, 1),
+            ((40, 5, 4, 4), 17, 3, 1, 1),
+            ((1, 3, 30, 20), 3, 8, 8, 0),
+            ((2, 3, 11, 13), 3, 5, 1, 1),
+            ((1, 120, 8, 8), 16, 3, 1, 1),
+            ((1, 2, 3, 2000), 2, 3, 1, 1),
         ];
         for (shape, outputs, kernel, stride, padding) in cases {
             let x = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
             let weight = Tensor::randn(0f32, 1.0, (outputs, shape.1, kernel, kernel), &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu)?;
-            let fast = conv2d(&x, &weight, &bias, stride, padding)?;
             let plain = conv2d_plain(&x, &weight, &bias, stride, padding)?;
+            let fast = PackedConv2d::new(weight, bias, stride, padding)?.forward(&x)?;
             assert_eq!(fast.dims(), plain.dims());
-            super::super::assert_close("convolution", &fast, &plain, 2e-6);
+            super::super::assert_close(&format!("convolution of {shape:?}"), &fast, &plain, 2e-6);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_sample_is_the_same_alone() -> Result<()> {
+        for (side, stride) in [(4, 1), (16, 2), (40, 1)] {
+            let weight = Tensor::randn(0f32, 1.0, (20, 70, 3, 3), &Device::Cpu)?;
+            let layer = PackedConv2d::new(weight, Tensor::randn(0f32, 1.0, 20, &Device::Cpu)?, stride, 1)?;
+            let x = Tensor::randn(0f32, 1.0, (37, 70, side, side), &Device::Cpu)?;
+            let together = layer.forward(&x)?;
+            for sample in [0, 1, 17, 36] {
+                let alone = layer.forward(&x.narrow(0, sample, 1)?)?;
+                let numbers = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+                assert_eq!(numbers(alone)?, numbers(together.narrow(0, sample, 1)?)?);
+            }
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Group normalisation in two passes over the data, with SiLU in the second.
 
 use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::exp::exp;
 use super::values;
 
 /// What follows the normalisation.
@@ -74,49 +76,75 @@ impl CustomOp3 for GroupNormOp {
         let spans = out.par_chunks_mut(per_group * pixels).zip(x.par_chunks(per_group * pixels)).enumerate();
         spans.for_each(|(span, (out, x))| {
             let first = (span % self.groups) * per_group;
-            let (mean, scale) = mean_and_scale(x, self.eps);
-            for (k, (out, x)) in out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels)).enumerate() {
-                let factor = scale * weight[first + k];
-                let offset = bias[first + k] - mean * factor;
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = x * factor + offset;
-                }
-            }
-            if self.after == After::Silu {
-                out.iter_mut().for_each(|value| *value /= 1.0 + (-*value).exp());
-            }
+            let (weight, bias) = (&weight[first..][..per_group], &bias[first..][..per_group]);
+            Arch::new().dispatch(Group { x, weight, bias, eps: self.eps, after: self.after, out });
         });
         Ok((CpuStorage::F32(out), shape.clone()))
     }
 }
 
-/// Mean and 1/sqrt(variance + eps). Sixteen running sums each, so that they fit vector registers and the order of
-/// additions is fixed by the data's length alone.
-fn mean_and_scale(x: &[f32], eps: f64) -> (f32, f32) {
-    let sum = |term: &dyn Fn(f32) -> f32| -> f64 {
-        let mut lanes = [0f64; 16];
-        for block in x.chunks(256) {
-            let mut partial = [0f32; 16];
-            let (whole, rest) = block.as_chunks::<16>();
-            for values in whole {
-                for (lane, value) in partial.iter_mut().zip(values) {
-                    *lane += term(*value);
-                }
-            }
-            for (lane, value) in partial.iter_mut().zip(rest) {
-                *lane += term(*value);
-            }
-            for (lane, value) in lanes.iter_mut().zip(partial) {
-                *lane += f64::from(value);
+/// One group of one sample, channel by channel.
+struct Group<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f64,
+    after: After,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Group<'_> {
+    type Output = ();
+
+    /// Plain loops: the compiler makes them as wide as the processor's vectors.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let (mean, scale) = mean_and_scale(self.x, self.eps);
+        let pixels = self.x.len() / self.weight.len();
+        let channels = self.out.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels));
+        for ((out, x), (weight, bias)) in channels.zip(self.weight.iter().zip(self.bias)) {
+            let factor = scale * weight;
+            let offset = bias - mean * factor;
+            match self.after {
+                After::Nothing => out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor + offset),
+                After::Silu => out.iter_mut().zip(x).for_each(|(out, x)| {
+                    let value = x * factor + offset;
+                    *out = value / (1.0 + exp(-value));
+                }),
             }
         }
-        lanes.iter().sum()
-    };
+    }
+}
+
+/// Mean and 1/sqrt(variance + eps).
+#[inline(always)]
+fn mean_and_scale(x: &[f32], eps: f64) -> (f32, f32) {
     let count = x.len() as f64;
-    let mean = sum(&|value| value) / count;
-    let centre = mean as f32;
-    let variance = sum(&|value| (value - centre) * (value - centre)) / count;
-    (centre, (1.0 / (variance + eps).sqrt()) as f32)
+    let mean = (sum(x, |value| value) / count) as f32;
+    let variance = sum(x, |value| (value - mean) * (value - mean)) / count;
+    (mean, (1.0 / (variance + eps).sqrt()) as f32)
+}
+
+/// Sixteen running sums, so that they fit vector registers and the order of additions is fixed by the data's length alone.
+#[inline(always)]
+fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f64 {
+    let mut lanes = [0f64; 16];
+    for block in x.chunks(256) {
+        let mut partial = [0f32; 16];
+        let (whole, rest) = block.as_chunks::<16>();
+        for values in whole {
+            for (lane, value) in partial.iter_mut().zip(values) {
+                *lane += term(*value);
+            }
+        }
+        for (lane, value) in partial.iter_mut().zip(rest) {
+            *lane += term(*value);
+        }
+        for (lane, value) in lanes.iter_mut().zip(partial) {
+            *lane += f64::from(value);
+        }
+    }
+    lanes.iter().sum()
 }
 
 #[cfg(test)]

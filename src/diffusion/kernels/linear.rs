@@ -1,27 +1,68 @@
-//! `y = x W^T + b`, sample by sample.
+//! `y = x W^T + b`, with the weights laid out for the inner loop once.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::product::{Matrix, add_product};
+use super::sums::{PANEL, add_product};
 use super::values;
 
-/// x: (N, ..., inputs), weight: (outputs, inputs), bias: (outputs,) -> (N, ..., outputs). The first dimension counts
-/// samples: each is a product of its own.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op3_no_bwd(weight, bias, &LinearOp),
-        _ => linear_plain(x, weight, bias),
+/// Rows of one task: what they and some panels hold stays in a second-level cache.
+const TASK_ROWS: usize = 64;
+
+/// A layer `y = x W^T + b`.
+#[derive(Debug)]
+pub struct PackedLinear {
+    /// On a CPU (outputs / 16 rounded up, inputs, 16), else (outputs, inputs).
+    weight: Tensor,
+    bias: Tensor,
+    packed: bool,
+}
+
+impl PackedLinear {
+    /// weight: (outputs, inputs), bias: (outputs,). In f32 on a CPU the weights are copied into their packed order; other
+    /// devices and types take the tensor library's product.
+    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
+        let packed = matches!(weight.device(), Device::Cpu) && weight.dtype() == DType::F32;
+        let weight = if packed { pack(&weight)? } else { weight };
+        Ok(Self { weight, bias, packed })
+    }
+
+    /// x: (..., inputs) -> (..., outputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.packed {
+            x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &LinearOp)
+        } else {
+            linear_plain(x, &self.weight, &self.bias)
+        }
     }
 }
 
-/// The same by the tensor library's own operations.
+/// The same by the tensor library's own operations; weight: (outputs, inputs).
 pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let inputs = shape.pop().unwrap_or(1);
     let rows: usize = shape.iter().product();
     shape.push(weight.dim(0)?);
     x.reshape((rows, inputs))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(shape)
+}
+
+/// (outputs, inputs) -> (panels, inputs, 16): sixteen outputs' weights for one input side by side, zeros after the last.
+fn pack(weight: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let values = weight.flatten_all()?.to_vec1::<f32>()?;
+    let panels = outputs.div_ceil(PANEL);
+    let mut packed = vec![0f32; panels * inputs * PANEL];
+    packed.par_chunks_mut((inputs * PANEL).max(1)).zip(values.par_chunks((inputs * PANEL).max(1))).for_each(
+        |(panel, rows)| {
+            for (output, row) in rows.chunks_exact(inputs).enumerate() {
+                for (panel, weight) in panel.chunks_exact_mut(PANEL).zip(row) {
+                    panel[output] = *weight;
+                }
+            }
+        },
+    );
+    Tensor::from_vec(packed, (panels, inputs, PANEL), weight.device())
 }
 
 struct LinearOp;
@@ -42,33 +83,75 @@ impl CustomOp3 for LinearOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (values(x, x_layout)?, values(weight, weight_layout)?, values(bias, bias_layout)?);
         let mut dims = x_layout.dims().to_vec();
-        let (samples, inputs) = (dims[0], dims[dims.len() - 1]);
-        let outputs = bias.len();
-        let rows = x.len() / (samples * inputs);
-        let mut out = vec![0f32; samples * rows * outputs];
-        // Rows of one sample in fixed blocks, so that one sample alone still keeps several threads busy.
-        let block = rows_a_block(rows, inputs * outputs);
-        let tasks = out
-            .par_chunks_mut(rows * outputs)
-            .zip(x.par_chunks(rows * inputs))
-            .flat_map(|(out, x)| out.par_chunks_mut(block * outputs).zip(x.par_chunks(block * inputs)));
-        tasks.for_each(|(out, x)| {
-            for row in out.chunks_exact_mut(outputs) {
-                row.copy_from_slice(bias);
-            }
-            let lhs = Matrix { values: x, row_stride: inputs, col_stride: 1 };
-            let rhs = Matrix { values: weight, row_stride: 1, col_stride: inputs };
-            add_product((out, outputs), (x.len() / inputs, inputs, outputs), lhs, rhs);
-        });
+        let (panels, inputs, _) = weight_layout.shape().dims3()?;
         let last = dims.len() - 1;
-        dims[last] = outputs;
+        if dims[last] != inputs || inputs == 0 {
+            bail!("a linear layer of {inputs} inputs with {dims:?}");
+        }
+        let mut out = vec![0f32; x.len() / inputs * bias.len()];
+        if !out.is_empty() {
+            let weight: Vec<&[[f32; PANEL]]> = weight.chunks_exact(inputs * PANEL).map(|w| w.as_chunks().0).collect();
+            let group = panels_a_task(x.len() / inputs, panels);
+            tasks(x, (inputs, bias.len()), &mut out, group).into_par_iter().for_each(|mut task| {
+                let panels = &weight[task.panel..(task.panel + group).min(panels)];
+                for out in &mut task.out {
+                    out.copy_from_slice(&bias[task.panel * PANEL..][..out.len()]);
+                }
+                Arch::new().dispatch(Product { x: &task.x, panels, out: &mut task.out });
+            });
+        }
+        dims[last] = bias.len();
         Ok((CpuStorage::F32(out), Shape::from(dims)))
     }
 }
 
-/// A block is worth a thread from about two million multiplications on.
-fn rows_a_block(rows: usize, work_a_row: usize) -> usize {
-    (2_000_000 / work_a_row.max(1)).clamp(32, rows.max(32))
+/// Some rows, and some of their outputs from one panel on.
+struct Task<'a> {
+    x: Vec<&'a [f32]>,
+    panel: usize,
+    out: Vec<&'a mut [f32]>,
+}
+
+/// How many panels one task takes, so that all threads have work.
+fn panels_a_task(rows: usize, panels: usize) -> usize {
+    let wanted = 4 * rayon::current_num_threads();
+    panels.div_ceil(wanted.div_ceil(rows.div_ceil(TASK_ROWS))).next_multiple_of(3).min(panels)
+}
+
+fn tasks<'a>(
+    x: &'a [f32],
+    (inputs, outputs): (usize, usize),
+    out: &'a mut [f32],
+    panels_a_task: usize,
+) -> Vec<Task<'a>> {
+    let mut tasks = Vec::new();
+    for (x, out) in x.chunks(TASK_ROWS * inputs).zip(out.chunks_mut(TASK_ROWS * outputs)) {
+        let x: Vec<&[f32]> = x.chunks_exact(inputs).collect();
+        let first = tasks.len();
+        let panels = (0..outputs.div_ceil(PANEL)).step_by(panels_a_task);
+        tasks.extend(panels.map(|panel| Task { x: x.clone(), panel, out: Vec::with_capacity(TASK_ROWS) }));
+        for row in out.chunks_exact_mut(outputs) {
+            for (task, part) in tasks[first..].iter_mut().zip(row.chunks_mut(panels_a_task * PANEL)) {
+                task.out.push(part);
+            }
+        }
+    }
+    tasks
+}
+
+struct Product<'a, 'b> {
+    x: &'b [&'a [f32]],
+    panels: &'b [&'a [[f32; PANEL]]],
+    out: &'b mut [&'a mut [f32]],
+}
+
+impl WithSimd for Product<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        add_product(simd, self.x, self.panels, self.out);
+    }
 }
 
 #[cfg(test)]
@@ -77,13 +160,37 @@ mod tests {
 
     #[test]
     fn agrees_with_its_plain_twin() -> Result<()> {
-        for shape in [vec![1, 7], vec![5, 7], vec![2, 33, 7], vec![3, 4, 5, 7], vec![1, 300, 7]] {
+        for (shape, outputs) in [
+            (vec![1, 7], 11),
+            (vec![5, 7], 16),
+            (vec![2, 33, 7], 1),
+            (vec![3, 4, 5, 7], 50),
+            (vec![1, 300, 7], 112),
+            (vec![2, 9, 1300], 100),
+        ] {
+            let inputs = shape[shape.len() - 1];
             let x = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
-            let (weight, bias) =
-                (Tensor::randn(0f32, 1.0, (11, 7), &Device::Cpu)?, Tensor::randn(0f32, 1.0, 11, &Device::Cpu)?);
-            let (fast, plain) = (linear(&x, &weight, &bias)?, linear_plain(&x, &weight, &bias)?);
+            let weight = Tensor::randn(0f32, 1.0, (outputs, inputs), &Device::Cpu)?;
+            let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu)?;
+            let plain = linear_plain(&x, &weight, &bias)?;
+            let fast = PackedLinear::new(weight, bias)?.forward(&x)?;
             assert_eq!(fast.dims(), plain.dims());
-            super::super::assert_close("linear", &fast, &plain, 1e-6);
+            super::super::assert_close("linear", &fast, &plain, 2e-6);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone() -> Result<()> {
+        let layer = PackedLinear::new(
+            Tensor::randn(0f32, 1.0, (100, 700), &Device::Cpu)?,
+            Tensor::randn(0f32, 1.0, 100, &Device::Cpu)?,
+        )?;
+        let x = Tensor::randn(0f32, 1.0, (203, 700), &Device::Cpu)?;
+        let together = layer.forward(&x)?;
+        for row in [0, 1, 7, 8, 63, 64, 200, 202] {
+            let alone = layer.forward(&x.narrow(0, row, 1)?)?;
+            assert_eq!(alone.to_vec2::<f32>()?[0], together.get(row)?.to_vec1::<f32>()?);
         }
         Ok(())
     }

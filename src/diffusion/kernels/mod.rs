@@ -1,16 +1,18 @@
 //! Fast CPU primitives behind safe functions, each beside its plain twin and tested against it.
 //!
-//! Knows no networks. Other devices take the plain twin. Each sample of a batch is worked on by calls whose shapes do not
-//! depend on how many samples there are, so its bits cannot either.
+//! Knows no networks. Other devices take the plain twin. Every number is a sum whose terms are added in an order of its own,
+//! so its bits depend neither on the other samples of a batch nor on the number of threads.
 
+mod bands;
 mod conv2d;
+mod exp;
 mod group_norm;
 mod linear;
-mod product;
+mod sums;
 
-pub use conv2d::{conv2d, conv2d_plain};
+pub use conv2d::{PackedConv2d, conv2d_plain};
 pub use group_norm::{After, group_norm, group_norm_plain};
-pub use linear::{linear, linear_plain};
+pub use linear::{PackedLinear, linear_plain};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 

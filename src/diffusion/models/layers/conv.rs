@@ -7,12 +7,7 @@ use crate::diffusion::weights::{self, Weights};
 
 /// A square 2-D convolution.
 #[derive(Debug)]
-pub struct Conv2d {
-    weight: Tensor,
-    bias: Tensor,
-    stride: usize,
-    padding: usize,
-}
+pub struct Conv2d(kernels::PackedConv2d);
 
 impl Conv2d {
     /// Reads `weight` (outputs, inputs, kernel, kernel) and `bias` (outputs); stride 1, padding that keeps the size.
@@ -30,12 +25,13 @@ impl Conv2d {
     ) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs, kernel, kernel))?;
         let bias = w.get("bias", outputs)?;
-        Ok(Self { weight, bias, stride, padding })
+        let conv = kernels::PackedConv2d::new(weight, bias, stride, padding);
+        Ok(Self(conv.expect("shapes were checked. This is a bug in layers.")))
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::conv2d(x, &self.weight, &self.bias, self.stride, self.padding)
+        self.0.forward(x)
     }
 }
 

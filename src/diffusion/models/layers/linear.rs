@@ -7,28 +7,28 @@ use crate::diffusion::weights::{self, Weights};
 
 /// `y = x W^T + b`.
 #[derive(Debug)]
-pub struct Linear {
-    weight: Tensor,
-    /// Zeros where the checkpoint has none.
-    bias: Tensor,
-}
+pub struct Linear(kernels::PackedLinear);
 
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` (outputs).
     pub fn load(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
-        Ok(Self { weight: w.get("weight", (outputs, inputs))?, bias: w.get("bias", outputs)? })
+        Ok(Self::packed(w.get("weight", (outputs, inputs))?, w.get("bias", outputs)?))
     }
 
     /// Reads `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs))?;
         let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
-        Ok(Self { weight, bias })
+        Ok(Self::packed(weight, bias))
+    }
+
+    fn packed(weight: Tensor, bias: Tensor) -> Self {
+        Self(kernels::PackedLinear::new(weight, bias).expect("shapes were checked. This is a bug in layers."))
     }
 
     /// x: (N, ..., inputs) -> (N, ..., outputs), N samples.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::linear(x, &self.weight, &self.bias)
+        self.0.forward(x)
     }
 }
 

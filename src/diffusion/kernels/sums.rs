@@ -1,0 +1,144 @@
+//! The inner loop of products and convolutions: a block of sums in registers, over operands laid out for it beforehand.
+//!
+//! Every sum adds its terms one after the other in the same order, in spans of [`SPAN`]: its bits depend on nothing but its
+//! own operands, wherever in a block it stands and whoever its neighbours are.
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+/// Columns that stand side by side in a packed matrix: the numbers of the widest vector there is.
+pub(super) const PANEL: usize = 16;
+/// Rows of a packed matrix that stand side by side: the rows of a block where there are 32 registers.
+pub(super) const ROWS: usize = 8;
+/// Terms that are added in registers before they join the total; short enough for the first-level cache, and for rounding:
+/// a sum of 10,000 terms loses as much as one of 500.
+pub(super) const SPAN: usize = 512;
+
+/// Where vectors are this wide there are 32 registers: 8 x 3 sums, else 4 x 2.
+const WIDE: usize = 16;
+
+/// Adds products of `weights` (terms, ROWS) and `picture` to `out`, (ROWS, `columns`): the picture's number for term t and
+/// column c stands at `offsets[t] + c`. `columns` is a multiple of [`PANEL`].
+#[inline(always)]
+pub(super) fn add_shifted<S: Simd>(
+    simd: S,
+    weights: &[[f32; ROWS]],
+    picture: &[f32],
+    offsets: &[usize],
+    (out, columns): (&mut [f32], usize),
+) {
+    for (weights, offsets) in weights.chunks(SPAN).zip(offsets.chunks(SPAN)) {
+        let mut from = 0;
+        while from < columns {
+            let picture = &picture[from..];
+            let vectors = (columns - from) / S::F32_LANES;
+            let at = (from, columns);
+            from += S::F32_LANES
+                * match (S::F32_LANES, vectors) {
+                    (WIDE, 1) => shifted::<S, ROWS, 1>(simd, weights, picture, offsets, out, at),
+                    (WIDE, 2) => shifted::<S, ROWS, 2>(simd, weights, picture, offsets, out, at),
+                    (WIDE, _) => shifted::<S, ROWS, 3>(simd, weights, picture, offsets, out, at),
+                    _ => shifted::<S, 4, 2>(simd, weights, picture, offsets, out, at),
+                };
+        }
+    }
+}
+
+/// One block of columns; how many vectors wide it is.
+#[inline(always)]
+fn shifted<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    weights: &[[f32; ROWS]],
+    picture: &[f32],
+    offsets: &[usize],
+    out: &mut [f32],
+    (from, columns): (usize, usize),
+) -> usize {
+    for first in (0..ROWS).step_by(R) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (weights, offset) in weights.iter().zip(offsets) {
+            let numbers = S::as_simd_f32s(&picture[*offset..*offset + V * S::F32_LANES]).0;
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let weight = simd.splat_f32s(weights[first + row]);
+                for (sum, number) in sums.iter_mut().zip(numbers) {
+                    *sum = simd.mul_add_e_f32s(weight, *number, *sum);
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            let out = &mut out[(first + row) * columns + from..][..V * S::F32_LANES];
+            for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
+                *out = simd.add_f32s(*out, *sum);
+            }
+        }
+    }
+    V
+}
+
+/// Adds products to rows of `out`: row r's number in column c gains the sum over k of `x[r][k] * panels[c / PANEL][k][c % PANEL]`.
+/// All rows of `x` have the panels' length; `out` may end within the last panel.
+#[inline(always)]
+pub(super) fn add_product<S: Simd>(simd: S, x: &[&[f32]], panels: &[&[[f32; PANEL]]], out: &mut [&mut [f32]]) {
+    let inner = panels.first().map_or(0, |panel| panel.len());
+    for from in (0..inner).step_by(SPAN) {
+        let span = from..(from + SPAN).min(inner);
+        let (mut first, all) = (0, panels.len() * PANEL);
+        while first < all {
+            let mut vectors = 0;
+            for (x, out) in x.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
+                vectors = match (S::F32_LANES, (all - first) / S::F32_LANES) {
+                    (WIDE, 1) => product::<S, ROWS, 1>(simd, x, panels, span.clone(), out, first),
+                    (WIDE, 2) => product::<S, ROWS, 2>(simd, x, panels, span.clone(), out, first),
+                    (WIDE, _) => product::<S, ROWS, 3>(simd, x, panels, span.clone(), out, first),
+                    _ => product::<S, 4, 2>(simd, x, panels, span.clone(), out, first),
+                };
+            }
+            first += vectors * S::F32_LANES;
+        }
+    }
+}
+
+/// Up to eight rows of one block of columns from `first` on; how many vectors wide it is.
+#[inline(always)]
+fn product<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    x: &[&[f32]],
+    panels: &[&[[f32; PANEL]]],
+    span: Range<usize>,
+    out: &mut [&mut [f32]],
+    first: usize,
+) -> usize {
+    // A vector may be the part of a panel; the widest is a whole one.
+    let place = |v: usize| (first + v * S::F32_LANES) % PANEL * usize::from(S::F32_LANES < PANEL);
+    let columns: [&[[f32; PANEL]]; V] =
+        std::array::from_fn(|v| &panels[(first + v * S::F32_LANES) / PANEL][span.clone()]);
+    for (x, out) in x.chunks(R).zip(out.chunks_mut(R)) {
+        // Where rows are missing the last one is worked on again.
+        let rows: [&[f32]; R] = std::array::from_fn(|row| &x[row.min(x.len() - 1)][span.clone()]);
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for k in 0..span.len() {
+            let numbers: [S::f32s; V] =
+                std::array::from_fn(|v| S::as_simd_f32s(&columns[v][k][place(v)..][..S::F32_LANES]).0[0]);
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                let factor = simd.splat_f32s(row[k]);
+                for (sum, number) in sums.iter_mut().zip(numbers) {
+                    *sum = simd.mul_add_e_f32s(factor, number, *sum);
+                }
+            }
+        }
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            let end = out.len().min(first + V * S::F32_LANES);
+            let (whole, rest) = S::as_mut_simd_f32s(&mut out[first.min(end)..end]);
+            for (out, sum) in whole.iter_mut().zip(sums) {
+                *out = simd.add_f32s(*out, *sum);
+            }
+            if let Some(sum) = sums.get(whole.len()) {
+                let mut numbers = [0f32; PANEL];
+                S::as_mut_simd_f32s(&mut numbers).0[0] = *sum;
+                rest.iter_mut().zip(numbers).for_each(|(out, number)| *out += number);
+            }
+        }
+    }
+    V
+}
