@@ -108,7 +108,8 @@ impl CustomOp3 for Conv2dOp {
             let size = largest.numbers(geometry);
             let at_once = (LAID_OUT / size).max(rayon::current_num_threads());
             for (bands, tasks) in bands.chunks(at_once).zip(tasks.chunks_mut(at_once * outputs.div_ceil(ROWS))) {
-                let laid_out: Vec<Vec<f32>> = bands.par_iter().map(|band| band.lay_out(x, geometry)).collect();
+                let laid_out: Vec<(Vec<f32>, Vec<usize>)> =
+                    bands.par_iter().map(|band| (band.lay_out(x, geometry), band.offsets(geometry))).collect();
                 tasks.par_iter_mut().for_each_init(Vec::new, |sums, task| {
                     let band = &bands[task.band % at_once];
                     task.run((band, &laid_out[task.band % at_once]), geometry, (weight, bias), sums);
@@ -150,7 +151,7 @@ impl Task<'_> {
     /// `sums` is room to work in.
     fn run(
         &mut self,
-        (band, picture): (&Band, &[f32]),
+        (band, (picture, offsets)): (&Band, &(Vec<f32>, Vec<usize>)),
         geometry: &Geometry,
         (weight, bias): (&[f32], &[f32]),
         sums: &mut Vec<f32>,
@@ -163,8 +164,7 @@ impl Task<'_> {
         }
         let terms = geometry.terms();
         let weights = weight[self.block * terms * ROWS..][..terms * ROWS].as_chunks().0;
-        let offsets = band.offsets(geometry);
-        Arch::new().dispatch(Shifted { weights, picture, offsets: &offsets, out: sums, columns });
+        Arch::new().dispatch(Shifted { weights, picture, offsets, out: sums, columns });
         let outputs = self.out.len() / band.samples.len();
         let width = geometry.out.1;
         for (index, out) in self.out.iter_mut().enumerate() {

@@ -59,10 +59,11 @@ fn shifted<S: Simd, const R: usize, const V: usize>(
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (weights, offset) in weights.iter().zip(offsets) {
             let numbers = S::as_simd_f32s(&picture[*offset..*offset + V * S::F32_LANES]).0;
-            for (row, sums) in sums.iter_mut().enumerate() {
+            // Lengths known while compiling keep the sums in registers; closures would not be compiled for the vectors.
+            for row in 0..R {
                 let weight = simd.splat_f32s(weights[first + row]);
-                for (sum, number) in sums.iter_mut().zip(numbers) {
-                    *sum = simd.mul_add_e_f32s(weight, *number, *sum);
+                for v in 0..V {
+                    sums[row][v] = simd.mul_add_e_f32s(weight, numbers[v], sums[row][v]);
                 }
             }
         }
@@ -109,21 +110,28 @@ fn product<S: Simd, const R: usize, const V: usize>(
     out: &mut [&mut [f32]],
     first: usize,
 ) -> usize {
-    // A vector may be the part of a panel; the widest is a whole one.
-    let place = |v: usize| (first + v * S::F32_LANES) % PANEL * usize::from(S::F32_LANES < PANEL);
+    // A vector may be a part of a panel; the widest is a whole one.
+    let mut places = [0; V];
+    if S::F32_LANES < PANEL {
+        places = std::array::from_fn(|v| (first + v * S::F32_LANES) % PANEL);
+    }
     let columns: [&[[f32; PANEL]]; V] =
         std::array::from_fn(|v| &panels[(first + v * S::F32_LANES) / PANEL][span.clone()]);
     for (x, out) in x.chunks(R).zip(out.chunks_mut(R)) {
         // Where rows are missing the last one is worked on again.
         let rows: [&[f32]; R] = std::array::from_fn(|row| &x[row.min(x.len() - 1)][span.clone()]);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for k in 0..span.len() {
-            let numbers: [S::f32s; V] =
-                std::array::from_fn(|v| S::as_simd_f32s(&columns[v][k][place(v)..][..S::F32_LANES]).0[0]);
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                let factor = simd.splat_f32s(row[k]);
-                for (sum, number) in sums.iter_mut().zip(numbers) {
-                    *sum = simd.mul_add_e_f32s(factor, number, *sum);
+        let length = span.len();
+        let (rows, columns) = (rows.map(|row| &row[..length]), columns.map(|column| &column[..length]));
+        for k in 0..length {
+            let mut numbers = [simd.splat_f32s(0.0); V];
+            for v in 0..V {
+                numbers[v] = S::as_simd_f32s(&columns[v][k][places[v]..][..S::F32_LANES]).0[0];
+            }
+            for row in 0..R {
+                let factor = simd.splat_f32s(rows[row][k]);
+                for v in 0..V {
+                    sums[row][v] = simd.mul_add_e_f32s(factor, numbers[v], sums[row][v]);
                 }
             }
         }
