@@ -40,7 +40,7 @@ struct JobState {
     first_step: Option<Instant>,
 }
 
-/// Everything one engine knows, and its steps one by one. [`super::start`] runs it on a thread; tests and [`super::draw`]
+/// Everything one engine knows, and its steps one by one. [`super::start()`] runs it on a thread; tests and [`super::draw`]
 /// say themselves when a step is taken.
 pub struct StepLoop {
     pipelines: HashMap<ModelId, Arc<dyn Pipeline>>,
