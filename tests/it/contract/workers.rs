@@ -10,7 +10,7 @@ use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
 use darkroom::dispatch::jobs::{ClaimRequest, JobStore, Select, SqliteStore};
 use darkroom::dispatch::workers::{PoolParts, WorkerOptions, WorkerPool};
-use darkroom::domain::{Clock, DeviceSpec, GenerationRequest, JobId, JobStatus, SystemClock, WorkerId};
+use darkroom::domain::{BatchingPolicy, Clock, DeviceSpec, GenerationRequest, JobId, JobStatus, SystemClock, WorkerId};
 use darkroom::telemetry::Metrics;
 
 use super::job_store_bed::{OPTIONS, clock, insert, succeeded};
@@ -117,7 +117,9 @@ async fn a_worker_whose_lease_was_taken_over_records_nothing() {
     let events: Arc<dyn EventBus> = Arc::new(InProcessBus::new(BusOptions::default(), clock.clone()));
     let job = insert(&*jobs, request(1, 3)).await.id;
     let gate = Arc::new(Gate::default());
-    let engine = EngineOptions { fault: Some(gate.hook()), ..EngineOptions::default() };
+    // `continuous` would have free places while the worker stands at the gate, and claim the job again itself.
+    let policy = BatchingPolicy::Grouped;
+    let engine = EngineOptions { policy, fault: Some(gate.hook()), ..EngineOptions::default() };
     let slow = pool("slow", parts(folder.path(), jobs.clone(), events.clone()), engine).await;
     let mut subscription = events.subscribe(job, None).await;
     while subscription.next().await.unwrap().kind.name() != "started" {}
