@@ -57,6 +57,20 @@ def operation(shape):
         tokens, inputs, outputs = map(int, re.search(r" (\d+)x(\d+)-(\d+)$", name).groups())
         x, weight, bias = torch.randn(ROWS, tokens, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
         return lambda: functional.linear(x, weight, bias)
+    if group == "attention":
+        heads, width, queries, keys = map(int, re.search(r" (\d+)x(\d+) (\d+)-(\d+)$", name).groups())
+        # As diffusers: tokens side by side, heads are a view.
+        q, k, v = (torch.randn(ROWS, tokens, heads * width).view(ROWS, tokens, heads, width).transpose(1, 2)
+                   for tokens in (queries, keys, keys))
+        return lambda: functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(ROWS, queries, -1)
+    if group == "geglu":
+        tokens, inner = map(int, re.search(r" (\d+)x(\d+)$", name).groups())
+        x = torch.randn(ROWS, tokens, 2 * inner)
+
+        def gated():
+            values, gates = x.chunk(2, dim=-1)
+            return values * functional.gelu(gates)
+        return gated
     channels, side = map(int, re.search(r" (\d+) (\d+)px$", name).groups())
     x, weight, bias = torch.randn(ROWS, channels, side, side), torch.randn(channels), torch.randn(channels)
     groups = 8 if name.startswith("pinhole") else 32

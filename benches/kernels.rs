@@ -1,4 +1,4 @@
-//! Our convolution, product and group norm against their plain twins (the tensor library's own operations), at the shapes
+//! Our convolution, product, attention, gate and group norm against their plain twins (the tensor library's own operations), at the shapes
 //! of the built-in model and of Stable Diffusion 1.5, two rows each.
 //!
 //! `cargo bench --bench kernels`; `RAYON_NUM_THREADS` says on how many threads.
@@ -10,7 +10,8 @@ use candle_core::{Device, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use darkroom::diffusion::kernels::{
-    After, PackedConv2d, PackedLinear, conv2d_plain, group_norm, group_norm_plain, linear_plain,
+    After, PackedConv2d, PackedLinear, conv2d_plain, geglu, geglu_plain, group_norm, group_norm_plain, linear_plain,
+    scaled_dot_product, scaled_dot_product_plain,
 };
 
 const ROWS: usize = 2;
@@ -83,6 +84,46 @@ fn products(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Heads, their width, queries, keys.
+const ATTENTIONS: [(&str, [usize; 4]); 4] = [
+    ("pinhole 4x16 256-256", [4, 16, 256, 256]),
+    ("pinhole 4x28 64-32", [4, 28, 64, 32]),
+    ("sd1.5 8x40 4096-4096", [8, 40, 4096, 4096]),
+    ("sd1.5 8x40 4096-77", [8, 40, 4096, 77]),
+];
+
+fn attentions(criterion: &mut Criterion) {
+    let mut group = quick(criterion, "attention");
+    for (name, [heads, width, queries, keys]) in ATTENTIONS {
+        let q = normal((ROWS, queries, heads * width));
+        let (k, v) = (normal((ROWS, keys, heads * width)), normal((ROWS, keys, heads * width)));
+        group.bench_function(format!("{name}/ours"), |bencher| {
+            bencher.iter(|| black_box(scaled_dot_product(&q, &k, &v, heads, None).expect("shapes fit")))
+        });
+        group.bench_function(format!("{name}/plain"), |bencher| {
+            bencher.iter(|| black_box(scaled_dot_product_plain(&q, &k, &v, heads, None).expect("shapes fit")))
+        });
+    }
+    group.finish();
+}
+
+/// Tokens, inner width.
+const GATES: [(&str, [usize; 2]); 2] = [("pinhole 256x256", [256, 256]), ("sd1.5 4096x1280", [4096, 1280])];
+
+fn gates(criterion: &mut Criterion) {
+    let mut group = quick(criterion, "geglu");
+    for (name, [tokens, inner]) in GATES {
+        let x = normal((ROWS, tokens, 2 * inner));
+        group.bench_function(format!("{name}/ours"), |bencher| {
+            bencher.iter(|| black_box(geglu(&x).expect("shapes fit")))
+        });
+        group.bench_function(format!("{name}/plain"), |bencher| {
+            bencher.iter(|| black_box(geglu_plain(&x).expect("shapes fit")))
+        });
+    }
+    group.finish();
+}
+
 /// Channels, side, groups.
 const NORMS: [(&str, [usize; 3]); 5] = [
     ("pinhole 48 32px", [48, 32, 8]),
@@ -107,5 +148,5 @@ fn norms(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, convolutions, products, norms);
+criterion_group!(benches, convolutions, products, attentions, gates, norms);
 criterion_main!(benches);

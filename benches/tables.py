@@ -134,7 +134,8 @@ def served_table(served):
 
 
 def kernel_tables(kernels):
-    titles = {"conv2d": "Convolution", "linear": "Linear layer", "group norm and silu": "Group norm with SiLU"}
+    titles = {"conv2d": "Convolution", "linear": "Linear layer", "attention": "Attention", "geglu": "GEGLU",
+              "group norm and silu": "Group norm with SiLU"}
     for group, title in titles.items():
         rows = [(name.partition("/")[2], figure(row["ours"]), figure(row["plain"]), figure(row["PyTorch"]),
                  f"{row['plain'] / row['ours']:.2f}x", ratio(row["ours"], row["PyTorch"]))

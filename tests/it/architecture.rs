@@ -72,7 +72,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "candle_core",
         &["diffusion::weights", "diffusion::kernels", "diffusion::models", "diffusion::pipelines", "diffusion::engine"],
     ),
-    ("candle_nn", &["diffusion::models"]),
+    ("candle_nn", &["diffusion::kernels", "diffusion::models"]),
     ("pulp", &["diffusion::kernels"]),
     ("rayon", &["diffusion::kernels"]),
     ("safetensors", &["diffusion::weights"]),

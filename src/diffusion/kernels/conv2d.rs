@@ -1,19 +1,25 @@
 //! 2-D convolution as sums over shifted pictures, with the weights laid out for the inner loop once.
 //!
-//! Patches are never written: the lines of a band stand one after the other with the padding between them, so that a vector
-//! of neighbouring outputs takes a vector of neighbouring inputs for every weight. Where a vector runs over the end of a line
-//! its numbers are not used.
+//! Patches are never written: pictures are laid out (`bands`) so that a vector of neighbouring outputs takes a vector of
+//! neighbouring inputs for every weight. Where a vector runs over the end of a line or of a sample its numbers are not used.
+
+use std::cell::Cell;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::bands::{Band, Geometry};
-use super::sums::{ROWS, add_shifted};
-use super::values;
+use super::bands::{Band, Geometry, Places};
+use super::sums::{PANEL, ROWS, add_shifted, side_by_side};
+use super::{ALONE, values};
 
 /// Numbers that are laid out at a time, over all threads (16 MiB).
 const LAID_OUT: usize = 1 << 22;
+
+thread_local! {
+    /// Room to lay out in, kept from one convolution to the next: fresh memory costs as much as what is written to it.
+    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// A square convolution with zero padding all round.
 #[derive(Debug)]
@@ -48,7 +54,11 @@ impl PackedConv2d {
         }
         let (_, channels, height, width) = x.dims4()?;
         let geometry = Geometry::new((channels, height, width), self.kernel, self.stride, self.padding)?;
-        x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &Conv2dOp { geometry, outputs: self.outputs })
+        x.contiguous()?.apply_op3_no_bwd(
+            &self.weight,
+            &self.bias,
+            &Conv2dOp { geometry, outputs: self.outputs, arch: Arch::new() },
+        )
     }
 }
 
@@ -62,21 +72,14 @@ pub fn conv2d_plain(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, p
 fn pack(weight: &Tensor) -> Result<Tensor> {
     let (outputs, inputs, kernel, _) = weight.dims4()?;
     let (terms, blocks) = (inputs * kernel * kernel, outputs.div_ceil(ROWS));
-    let values = weight.flatten_all()?.to_vec1::<f32>()?;
-    let mut packed = vec![0f32; blocks * terms * ROWS];
-    packed.par_chunks_mut(terms * ROWS).zip(values.par_chunks(terms * ROWS)).for_each(|(block, rows)| {
-        for (output, row) in rows.chunks_exact(terms).enumerate() {
-            for (block, weight) in block.chunks_exact_mut(ROWS).zip(row) {
-                block[output] = *weight;
-            }
-        }
-    });
+    let packed = side_by_side::<ROWS>(&weight.flatten_all()?.to_vec1::<f32>()?, terms);
     Tensor::from_vec(packed, (blocks, terms, ROWS), weight.device())
 }
 
 struct Conv2dOp {
     geometry: Geometry,
     outputs: usize,
+    arch: Arch,
 }
 
 impl CustomOp3 for Conv2dOp {
@@ -105,16 +108,33 @@ impl CustomOp3 for Conv2dOp {
         let bands = geometry.bands(samples);
         if let Some(largest) = bands.first() {
             let mut tasks = tasks(&bands, outputs, geometry, &mut out);
-            let size = largest.numbers(geometry);
-            let at_once = (LAID_OUT / size).max(rayon::current_num_threads());
+            let places = geometry.places(largest);
+            let at_once = (LAID_OUT / places.numbers).max(rayon::current_num_threads()).min(bands.len());
+            let alone = terms * tasks.iter().flat_map(|task| &task.out).map(|out| out.len()).sum::<usize>() <= ALONE;
+            let mut room = ROOM.take();
+            room.resize(room.len().max(at_once * places.numbers), 0.0);
             for (bands, tasks) in bands.chunks(at_once).zip(tasks.chunks_mut(at_once * outputs.div_ceil(ROWS))) {
-                let laid_out: Vec<(Vec<f32>, Vec<usize>)> =
-                    bands.par_iter().map(|band| (band.lay_out(x, geometry), band.offsets(geometry))).collect();
-                tasks.par_iter_mut().for_each_init(Vec::new, |sums, task| {
-                    let band = &bands[task.band % at_once];
-                    task.run((band, &laid_out[task.band % at_once]), geometry, (weight, bias), sums);
-                });
+                let rooms = room.par_chunks_exact_mut(places.numbers).zip(bands);
+                rooms.for_each(|(room, band)| band.lay_out(x, geometry, &places, room));
+                let starts: Vec<Vec<usize>> = bands.iter().map(|band| band.starts(geometry)).collect();
+                let run = |sums: &mut Vec<f32>, task: &mut Task<'_>| {
+                    let index = task.band % at_once;
+                    let laid_out = LaidOut {
+                        band: &bands[index],
+                        picture: &room[index * places.numbers..][..places.numbers],
+                        places: &places,
+                        starts: &starts[index],
+                    };
+                    task.run(self.arch, &laid_out, geometry, (weight, bias), sums);
+                };
+                if alone {
+                    let mut sums = Vec::new();
+                    tasks.iter_mut().for_each(|task| run(&mut sums, task));
+                } else {
+                    tasks.par_iter_mut().for_each_init(Vec::new, run);
+                }
             }
+            ROOM.set(room);
         }
         Ok((CpuStorage::F32(out), Shape::from((samples, outputs, out_height, out_width))))
     }
@@ -147,16 +167,26 @@ fn tasks<'a>(bands: &[Band], outputs: usize, geometry: &Geometry, out: &'a mut [
     tasks
 }
 
+/// A band's numbers.
+struct LaidOut<'a> {
+    band: &'a Band,
+    picture: &'a [f32],
+    places: &'a Places,
+    starts: &'a [usize],
+}
+
 impl Task<'_> {
     /// `sums` is room to work in.
     fn run(
         &mut self,
-        (band, (picture, offsets)): (&Band, &(Vec<f32>, Vec<usize>)),
+        arch: Arch,
+        laid_out: &LaidOut<'_>,
         geometry: &Geometry,
         (weight, bias): (&[f32], &[f32]),
         sums: &mut Vec<f32>,
     ) {
-        let columns = band.columns(geometry);
+        let LaidOut { band, picture, places, starts } = *laid_out;
+        let columns = starts.len() * PANEL;
         sums.clear();
         for output in 0..ROWS {
             let bias = bias.get(self.block * ROWS + output).copied().unwrap_or(0.0);
@@ -164,13 +194,17 @@ impl Task<'_> {
         }
         let terms = geometry.terms();
         let weights = weight[self.block * terms * ROWS..][..terms * ROWS].as_chunks().0;
-        Arch::new().dispatch(Shifted { weights, picture, offsets, out: sums, columns });
+        arch.dispatch(Shifted { weights, picture, offsets: &places.offsets, starts, out: sums });
         let outputs = self.out.len() / band.samples.len();
         let width = geometry.out.1;
         for (index, out) in self.out.iter_mut().enumerate() {
-            let first = index % outputs * columns + band.column(geometry, index / outputs, 0);
-            for (line, out) in out.chunks_exact_mut(width).enumerate() {
-                out.copy_from_slice(&sums[first + line * geometry.pitch..][..width]);
+            let sums = &sums[index % outputs * columns + band.column(geometry, index / outputs)..];
+            if geometry.pitch == width {
+                out.copy_from_slice(&sums[..out.len()]);
+                continue;
+            }
+            for (out, sums) in out.chunks_exact_mut(width).zip(sums.chunks(geometry.pitch)) {
+                out.copy_from_slice(&sums[..width]);
             }
         }
     }
@@ -180,8 +214,8 @@ struct Shifted<'a> {
     weights: &'a [[f32; ROWS]],
     picture: &'a [f32],
     offsets: &'a [usize],
+    starts: &'a [usize],
     out: &'a mut [f32],
-    columns: usize,
 }
 
 impl WithSimd for Shifted<'_> {
@@ -189,7 +223,7 @@ impl WithSimd for Shifted<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        add_shifted(simd, self.weights, self.picture, self.offsets, (self.out, self.columns));
+        add_shifted(simd, self.weights, self.picture, (self.offsets, self.starts), self.out);
     }
 }
 
@@ -211,22 +245,36 @@ mod tests {
             ((2, 3, 11, 13), 3, 5, 1, 1),
             ((1, 120, 8, 8), 16, 3, 1, 1),
             ((1, 2, 3, 2000), 2, 3, 1, 1),
+            ((1, 2, 70, 40), 2, 3, 1, 1),
+            ((3, 2, 5, 40), 2, 3, 1, 0),
+            ((2, 3, 40, 36), 3, 1, 1, 1),
+            ((2, 3, 6, 5), 3, 1, 2, 1),
+            ((2, 3, 1, 3), 3, 5, 1, 2),
+            ((5, 7, 32, 32), 9, 3, 2, 1),
+            ((2, 3, 8, 8), 9, 3, 1, 0),
+            ((2, 3, 33, 70), 9, 3, 2, 0),
+            ((2, 3, 9, 9), 2, 2, 3, 1),
+            ((1, 2100, 6, 6), 3, 3, 1, 1),
         ];
         for (shape, outputs, kernel, stride, padding) in cases {
             let x = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
             let weight = Tensor::randn(0f32, 1.0, (outputs, shape.1, kernel, kernel), &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu)?;
             let plain = conv2d_plain(&x, &weight, &bias, stride, padding)?;
-            let fast = PackedConv2d::new(weight, bias, stride, padding)?.forward(&x)?;
-            assert_eq!(fast.dims(), plain.dims());
-            super::super::assert_close(&format!("convolution of {shape:?}"), &fast, &plain, 2e-6);
+            let geometry = Geometry::new((shape.1, shape.2, shape.3), kernel, stride, padding)?;
+            for arch in super::super::levels() {
+                let op = Conv2dOp { geometry: geometry.clone(), outputs, arch };
+                let fast = x.apply_op3_no_bwd(&pack(&weight)?, &bias, &op)?;
+                assert_eq!(fast.dims(), plain.dims());
+                super::super::assert_close(&format!("{arch:?}, convolution of {shape:?}"), &fast, &plain, 2e-6);
+            }
         }
         Ok(())
     }
 
     #[test]
     fn a_sample_is_the_same_alone() -> Result<()> {
-        for (side, stride) in [(4, 1), (16, 2), (40, 1)] {
+        for (side, stride) in [(4, 1), (7, 1), (16, 1), (16, 2), (40, 1)] {
             let weight = Tensor::randn(0f32, 1.0, (20, 70, 3, 3), &Device::Cpu)?;
             let layer = PackedConv2d::new(weight, Tensor::randn(0f32, 1.0, 20, &Device::Cpu)?, stride, 1)?;
             let x = Tensor::randn(0f32, 1.0, (37, 70, side, side), &Device::Cpu)?;

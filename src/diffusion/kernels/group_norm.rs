@@ -20,7 +20,9 @@ pub enum After {
 /// to mean 0 and variance 1 (biased, plus `eps`), then scaled and moved per channel.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, after: After) -> Result<Tensor> {
     match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op3_no_bwd(weight, bias, &GroupNormOp { groups, eps, after }),
+        Device::Cpu => {
+            x.contiguous()?.apply_op3_no_bwd(weight, bias, &GroupNormOp { groups, eps, after, arch: Arch::new() })
+        }
         _ => group_norm_plain(x, weight, bias, groups, eps, after),
     }
 }
@@ -48,6 +50,7 @@ struct GroupNormOp {
     groups: usize,
     eps: f64,
     after: After,
+    arch: Arch,
 }
 
 impl CustomOp3 for GroupNormOp {
@@ -77,7 +80,7 @@ impl CustomOp3 for GroupNormOp {
         spans.for_each(|(span, (out, x))| {
             let first = (span % self.groups) * per_group;
             let (weight, bias) = (&weight[first..][..per_group], &bias[first..][..per_group]);
-            Arch::new().dispatch(Group { x, weight, bias, eps: self.eps, after: self.after, out });
+            self.arch.dispatch(Group { x, weight, bias, eps: self.eps, after: self.after, out });
         });
         Ok((CpuStorage::F32(out), shape.clone()))
     }
@@ -161,9 +164,12 @@ mod tests {
             let weight = Tensor::randn(1f32, 0.3, shape.1, &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 0.3, shape.1, &Device::Cpu)?;
             for after in [After::Nothing, After::Silu] {
-                let fast = group_norm(&x, &weight, &bias, groups, 1e-5, after)?;
                 let plain = group_norm_plain(&x, &weight, &bias, groups, 1e-5, after)?;
-                super::super::assert_close("group norm", &fast, &plain, TOLERANCE);
+                for arch in super::super::levels() {
+                    let op = GroupNormOp { groups, eps: 1e-5, after, arch };
+                    let fast = x.apply_op3_no_bwd(&weight, &bias, &op)?;
+                    super::super::assert_close(&format!("group norm, {arch:?}"), &fast, &plain, TOLERANCE);
+                }
             }
         }
         Ok(())

@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::sums::{PANEL, add_product};
-use super::values;
+use super::sums::{PANEL, add_product, side_by_side};
+use super::{ALONE, values};
 
 /// Rows of one task: what they and some panels hold stays in a second-level cache.
 const TASK_ROWS: usize = 64;
@@ -31,7 +31,7 @@ impl PackedLinear {
     /// x: (..., inputs) -> (..., outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if self.packed {
-            x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &LinearOp)
+            x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &LinearOp { arch: Arch::new() })
         } else {
             linear_plain(x, &self.weight, &self.bias)
         }
@@ -50,22 +50,14 @@ pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor
 /// (outputs, inputs) -> (panels, inputs, 16): sixteen outputs' weights for one input side by side, zeros after the last.
 fn pack(weight: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
-    let values = weight.flatten_all()?.to_vec1::<f32>()?;
     let panels = outputs.div_ceil(PANEL);
-    let mut packed = vec![0f32; panels * inputs * PANEL];
-    packed.par_chunks_mut((inputs * PANEL).max(1)).zip(values.par_chunks((inputs * PANEL).max(1))).for_each(
-        |(panel, rows)| {
-            for (output, row) in rows.chunks_exact(inputs).enumerate() {
-                for (panel, weight) in panel.chunks_exact_mut(PANEL).zip(row) {
-                    panel[output] = *weight;
-                }
-            }
-        },
-    );
+    let packed = side_by_side::<PANEL>(&weight.flatten_all()?.to_vec1::<f32>()?, inputs);
     Tensor::from_vec(packed, (panels, inputs, PANEL), weight.device())
 }
 
-struct LinearOp;
+struct LinearOp {
+    arch: Arch,
+}
 
 impl CustomOp3 for LinearOp {
     fn name(&self) -> &'static str {
@@ -92,13 +84,20 @@ impl CustomOp3 for LinearOp {
         if !out.is_empty() {
             let weight: Vec<&[[f32; PANEL]]> = weight.chunks_exact(inputs * PANEL).map(|w| w.as_chunks().0).collect();
             let group = panels_a_task(x.len() / inputs, panels);
-            tasks(x, (inputs, bias.len()), &mut out, group).into_par_iter().for_each(|mut task| {
+            let alone = inputs * out.len() <= ALONE;
+            let tasks = tasks(x, (inputs, bias.len()), &mut out, group);
+            let run = |mut task: Task<'_>| {
                 let panels = &weight[task.panel..(task.panel + group).min(panels)];
                 for out in &mut task.out {
                     out.copy_from_slice(&bias[task.panel * PANEL..][..out.len()]);
                 }
-                Arch::new().dispatch(Product { x: &task.x, panels, out: &mut task.out });
-            });
+                self.arch.dispatch(Product { x: &task.x, panels, out: &mut task.out });
+            };
+            if alone {
+                tasks.into_iter().for_each(run);
+            } else {
+                tasks.into_par_iter().for_each(run);
+            }
         }
         dims[last] = bias.len();
         Ok((CpuStorage::F32(out), Shape::from(dims)))
@@ -139,13 +138,13 @@ fn tasks<'a>(
     tasks
 }
 
-struct Product<'a, 'b> {
-    x: &'b [&'a [f32]],
-    panels: &'b [&'a [[f32; PANEL]]],
-    out: &'b mut [&'a mut [f32]],
+struct Product<'a, 'b, 'c> {
+    x: &'c [&'a [f32]],
+    panels: &'c [&'b [[f32; PANEL]]],
+    out: &'c mut [&'a mut [f32]],
 }
 
-impl WithSimd for Product<'_, '_> {
+impl WithSimd for Product<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -173,9 +172,11 @@ mod tests {
             let weight = Tensor::randn(0f32, 1.0, (outputs, inputs), &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu)?;
             let plain = linear_plain(&x, &weight, &bias)?;
-            let fast = PackedLinear::new(weight, bias)?.forward(&x)?;
-            assert_eq!(fast.dims(), plain.dims());
-            super::super::assert_close("linear", &fast, &plain, 2e-6);
+            for arch in super::super::levels() {
+                let fast = x.apply_op3_no_bwd(&pack(&weight)?, &bias, &LinearOp { arch })?;
+                assert_eq!(fast.dims(), plain.dims());
+                super::super::assert_close(&format!("linear, {arch:?}"), &fast, &plain, 2e-6);
+            }
         }
         Ok(())
     }

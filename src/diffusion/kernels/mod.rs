@@ -3,18 +3,36 @@
 //! Knows no networks. Other devices take the plain twin. Every number is a sum whose terms are added in an order of its own,
 //! so its bits depend neither on the other samples of a batch nor on the number of threads.
 
+mod attention;
 mod bands;
 mod conv2d;
 mod exp;
+mod geglu;
 mod group_norm;
 mod linear;
 mod sums;
+mod transposed;
 
+pub use attention::{scaled_dot_product, scaled_dot_product_plain};
 pub use conv2d::{PackedConv2d, conv2d_plain};
+pub use geglu::{geglu, geglu_plain};
 pub use group_norm::{After, group_norm, group_norm_plain};
 pub use linear::{PackedLinear, linear_plain};
+pub use transposed::{transposed, transposed_plain};
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{CpuStorage, Device, Layout, Result, bail};
+
+/// Products up to which a kernel works on the calling thread: handing work to others costs some microseconds.
+const ALONE: usize = 1 << 19;
+
+/// Runs a computation of many kernels among the threads that share their work, instead of waking them for each one and
+/// waiting outside. On other devices it runs where it is.
+pub fn among_workers<T: Send>(device: &Device, run: impl FnOnce() -> T + Send) -> T {
+    match device {
+        Device::Cpu => rayon::scope(|_| run()),
+        _ => run(),
+    }
+}
 
 /// The numbers of a contiguous f32 tensor.
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -22,6 +40,20 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
         (CpuStorage::F32(values), Some((from, to))) => Ok(&values[from..to]),
         _ => bail!("this kernel takes contiguous f32"),
     }
+}
+
+/// What this machine's processor has, the narrowest first.
+#[cfg(test)]
+fn levels() -> Vec<pulp::Arch> {
+    let mut levels = vec![pulp::Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+        levels.extend(pulp::x86::V4::try_new().map(pulp::Arch::V4));
+    }
+    #[cfg(target_arch = "aarch64")]
+    levels.extend(pulp::aarch64::Neon::try_new().map(pulp::Arch::Neon));
+    levels
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use pulp::Simd;
+use rayon::prelude::*;
 
 /// Columns that stand side by side in a packed matrix: the numbers of the widest vector there is.
 pub(super) const PANEL: usize = 16;
@@ -18,26 +19,40 @@ pub(super) const SPAN: usize = 512;
 /// Where vectors are this wide there are 32 registers: 8 x 3 sums, else 4 x 2.
 const WIDE: usize = 16;
 
-/// Adds products of `weights` (terms, ROWS) and `picture` to `out`, (ROWS, `columns`): the picture's number for term t and
-/// column c stands at `offsets[t] + c`. `columns` is a multiple of [`PANEL`].
+/// Rows of `length` numbers -> (blocks, length, N): N rows' numbers side by side, zeros after the last row.
+pub(super) fn side_by_side<const N: usize>(rows: &[f32], length: usize) -> Vec<f32> {
+    let block = (length * N).max(1);
+    let mut packed = vec![0f32; rows.len().div_ceil(block) * block];
+    packed.par_chunks_mut(block).zip(rows.par_chunks(block)).for_each(|(block, rows)| {
+        for (place, row) in rows.chunks_exact(length).enumerate() {
+            for (block, number) in block.chunks_exact_mut(N).zip(row) {
+                block[place] = *number;
+            }
+        }
+    });
+    packed
+}
+
+/// Adds products of `weights` (terms, ROWS) and `picture` to `out`, (ROWS, panels * PANEL): the picture's numbers for term t
+/// and panel p stand from `starts[p] + offsets[t]` on.
 #[inline(always)]
 pub(super) fn add_shifted<S: Simd>(
     simd: S,
     weights: &[[f32; ROWS]],
     picture: &[f32],
-    offsets: &[usize],
-    (out, columns): (&mut [f32], usize),
+    (offsets, starts): (&[usize], &[usize]),
+    out: &mut [f32],
 ) {
+    let columns = starts.len() * PANEL;
     for (weights, offsets) in weights.chunks(SPAN).zip(offsets.chunks(SPAN)) {
         let mut from = 0;
         while from < columns {
-            let picture = &picture[from..];
-            let vectors = (columns - from) / S::F32_LANES;
-            let at = (from, columns);
+            let at = (from, starts);
             from += S::F32_LANES
-                * match (S::F32_LANES, vectors) {
+                * match (S::F32_LANES, (columns - from) / S::F32_LANES) {
                     (WIDE, 1) => shifted::<S, ROWS, 1>(simd, weights, picture, offsets, out, at),
-                    (WIDE, 2) => shifted::<S, ROWS, 2>(simd, weights, picture, offsets, out, at),
+                    // Four are better halved than cut into three and one.
+                    (WIDE, 2 | 4) => shifted::<S, ROWS, 2>(simd, weights, picture, offsets, out, at),
                     (WIDE, _) => shifted::<S, ROWS, 3>(simd, weights, picture, offsets, out, at),
                     _ => shifted::<S, 4, 2>(simd, weights, picture, offsets, out, at),
                 };
@@ -53,13 +68,21 @@ fn shifted<S: Simd, const R: usize, const V: usize>(
     picture: &[f32],
     offsets: &[usize],
     out: &mut [f32],
-    (from, columns): (usize, usize),
+    (from, starts): (usize, &[usize]),
 ) -> usize {
+    let columns = starts.len() * PANEL;
+    let pictures: [&[f32]; V] = std::array::from_fn(|v| {
+        let column = from + v * S::F32_LANES;
+        &picture[starts[column / PANEL] + column % PANEL..]
+    });
     for first in (0..ROWS).step_by(R) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (weights, offset) in weights.iter().zip(offsets) {
-            let numbers = S::as_simd_f32s(&picture[*offset..*offset + V * S::F32_LANES]).0;
+            let mut numbers = [simd.splat_f32s(0.0); V];
             // Lengths known while compiling keep the sums in registers; closures would not be compiled for the vectors.
+            for v in 0..V {
+                numbers[v] = S::as_simd_f32s(&pictures[v][*offset..*offset + S::F32_LANES]).0[0];
+            }
             for row in 0..R {
                 let weight = simd.splat_f32s(weights[first + row]);
                 for v in 0..V {
@@ -90,7 +113,7 @@ pub(super) fn add_product<S: Simd>(simd: S, x: &[&[f32]], panels: &[&[[f32; PANE
             for (x, out) in x.chunks(ROWS).zip(out.chunks_mut(ROWS)) {
                 vectors = match (S::F32_LANES, (all - first) / S::F32_LANES) {
                     (WIDE, 1) => product::<S, ROWS, 1>(simd, x, panels, span.clone(), out, first),
-                    (WIDE, 2) => product::<S, ROWS, 2>(simd, x, panels, span.clone(), out, first),
+                    (WIDE, 2 | 4) => product::<S, ROWS, 2>(simd, x, panels, span.clone(), out, first),
                     (WIDE, _) => product::<S, ROWS, 3>(simd, x, panels, span.clone(), out, first),
                     _ => product::<S, 4, 2>(simd, x, panels, span.clone(), out, first),
                 };
@@ -149,4 +172,77 @@ fn product<S: Simd, const R: usize, const V: usize>(
         }
     }
     V
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::WithSimd;
+
+    use super::super::levels;
+    use super::*;
+
+    struct Shifted<'a>(&'a [[f32; ROWS]], &'a [f32], (&'a [usize], &'a [usize]), &'a mut [f32]);
+
+    impl WithSimd for Shifted<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            add_shifted(simd, self.0, self.1, self.2, self.3);
+        }
+    }
+
+    struct Product<'a>(&'a [&'a [f32]], &'a [&'a [[f32; PANEL]]], &'a mut [&'a mut [f32]]);
+
+    impl WithSimd for Product<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            add_product(simd, self.0, self.1, self.2);
+        }
+    }
+
+    /// Small whole numbers: sums of their products are exact in any order.
+    fn whole_numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|k| ((k * 7919 + seed * 104_729) % 17) as f32 - 8.0).collect()
+    }
+
+    #[test]
+    fn shifted_sums_are_exact_on_every_level() {
+        for (terms, starts) in [(5, vec![3]), (600, vec![0, 16, 40, 77]), (30, vec![0, 16, 32, 48, 64, 100, 150])] {
+            let (weights, picture) = (whole_numbers(terms * ROWS, 1), whole_numbers(1000, 2));
+            let offsets: Vec<usize> = (0..terms).map(|term| term * 13 % 800).collect();
+            let columns = starts.len() * PANEL;
+            let sum = |row: usize, column: usize| -> f32 {
+                let at = starts[column / PANEL] + column % PANEL;
+                (0..terms).map(|term| weights[term * ROWS + row] * picture[at + offsets[term]]).sum()
+            };
+            let expected: Vec<f32> = (0..ROWS * columns).map(|k| 1.0 + sum(k / columns, k % columns)).collect();
+            for arch in levels() {
+                let mut out = vec![1.0; ROWS * columns];
+                arch.dispatch(Shifted(weights.as_chunks().0, &picture, (&offsets, &starts), &mut out));
+                assert_eq!(out, expected, "{arch:?}");
+            }
+        }
+    }
+    #[test]
+    fn products_are_exact_on_every_level() {
+        for (rows, inner, outputs) in [(1, 5, 1), (9, 600, 33), (13, 40, 64), (8, 7, 112)] {
+            let (x, weight) = (whole_numbers(rows * inner, 3), whole_numbers(outputs * inner, 4));
+            let packed = side_by_side::<PANEL>(&weight, inner);
+            let panels: Vec<&[[f32; PANEL]]> = packed.chunks_exact(inner * PANEL).map(|p| p.as_chunks().0).collect();
+            let x: Vec<&[f32]> = x.chunks_exact(inner).collect();
+            let sum = |row: usize, output: usize| -> f32 {
+                x[row].iter().zip(&weight[output * inner..][..inner]).map(|(x, weight)| x * weight).sum()
+            };
+            let expected: Vec<f32> = (0..rows * outputs).map(|k| 1.0 + sum(k / outputs, k % outputs)).collect();
+            for arch in levels() {
+                let mut out = vec![1.0; rows * outputs];
+                let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(outputs).collect();
+                arch.dispatch(Product(&x, &panels, &mut lines));
+                assert_eq!(out, expected, "{arch:?}");
+            }
+        }
+    }
 }

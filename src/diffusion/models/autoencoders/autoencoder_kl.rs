@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 
 use super::coder::{Decoder, Encoder};
+use crate::diffusion::kernels::among_workers;
 use crate::diffusion::models::layers::Conv2d;
 use crate::diffusion::models::{Result, require};
 use crate::diffusion::weights::Weights;
@@ -169,10 +170,12 @@ impl AutoencoderKl {
 
     /// latents: (N, latent_channels, h, w) f32, unscaled -> (N, 3, h * factor, w * factor) f32, about [-1, 1].
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let latents = match &self.post_quant_conv {
-            Some(conv) => conv.forward(latents)?,
-            None => latents.clone(),
-        };
-        Ok(self.decoder.forward(&latents)?)
+        among_workers(latents.device(), || {
+            let latents = match &self.post_quant_conv {
+                Some(conv) => conv.forward(latents)?,
+                None => latents.clone(),
+            };
+            Ok(self.decoder.forward(&latents)?)
+        })
     }
 }

@@ -1,26 +1,10 @@
-//! Scaled dot-product attention and the two shapes it comes in.
+//! The two shapes in which scaled dot-product attention comes.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::Linear;
+use crate::diffusion::kernels::{scaled_dot_product, transposed};
 use crate::diffusion::weights::{self, Weights};
-
-/// q: (N, Lq, heads*d), k and v: (N, Lk, heads*d), mask: additive, broadcast to (N, heads, Lq, Lk) -> (N, Lq, heads*d).
-pub fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
-    let (n, queries, width) = q.dims3()?;
-    let split = |x: &Tensor| {
-        let tokens = x.dim(1)?;
-        x.reshape((n, tokens, heads, width / heads))?.transpose(1, 2)?.contiguous()
-    };
-    let scale = 1.0 / ((width / heads) as f64).sqrt();
-    let scores = (split(q)? * scale)?.matmul(&split(k)?.transpose(2, 3)?)?;
-    let scores = match mask {
-        Some(mask) => scores.broadcast_add(mask)?,
-        None => scores,
-    };
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((n, queries, width))
-}
 
 /// Attention of a transformer block: of a sequence to itself or to the text.
 #[derive(Debug)]
@@ -79,9 +63,9 @@ impl Attention {
     /// x: (N, C, H, W) -> the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
-        let tokens = self.norm.forward(x)?.reshape((n, c, h * w))?.transpose(1, D::Minus1)?.contiguous()?;
+        let tokens = transposed(&self.norm.forward(x)?.reshape((n, c, h * w))?)?;
         let (q, k, v) = (self.to_q.forward(&tokens)?, self.to_k.forward(&tokens)?, self.to_v.forward(&tokens)?);
         let out = self.to_out.forward(&scaled_dot_product(&q, &k, &v, 1, None)?)?;
-        out.transpose(1, D::Minus1)?.reshape((n, c, h, w))? + x
+        transposed(&out)?.reshape((n, c, h, w))? + x
     }
 }

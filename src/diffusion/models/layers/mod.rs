@@ -7,13 +7,15 @@ mod linear;
 mod norm;
 mod time;
 
-pub use attention::{Attention, CrossAttention, scaled_dot_product};
+pub use attention::{Attention, CrossAttention};
 pub use conv::{Conv2d, upsample_nearest};
 pub use linear::{Embedding, Linear};
 pub use norm::{GroupNorm, LayerNorm};
 pub use time::{guidance_embedding, timestep_embedding};
 
 use candle_core::{Result, Tensor};
+
+pub use crate::diffusion::kernels::{geglu, scaled_dot_product, transposed};
 
 /// An activation function by its name in config.json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]

@@ -1,9 +1,9 @@
 //! Spatial transformer: every pixel looks at every other and at the text (diffusers `Transformer2DModel`).
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::config::Level;
-use crate::diffusion::models::layers::{Activation, Conv2d, CrossAttention, GroupNorm, LayerNorm, Linear};
+use crate::diffusion::models::layers::{Conv2d, CrossAttention, GroupNorm, LayerNorm, Linear, geglu, transposed};
 use crate::diffusion::weights::{self, Weights};
 
 /// `BasicTransformerBlock` and `Transformer2DModel` fix these two, whatever the network's `norm_eps` is.
@@ -54,8 +54,8 @@ impl Transformer2D {
     /// x: (N, C, H, W), context: (N, T, width) -> (N, C, H, W).
     pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
-        let to_tokens = |x: &Tensor| x.reshape((n, c, h * w))?.transpose(1, 2)?.contiguous();
-        let to_map = |x: &Tensor| x.transpose(1, 2)?.contiguous()?.reshape((n, c, h, w));
+        let to_tokens = |x: &Tensor| transposed(&x.reshape((n, c, h * w))?);
+        let to_map = |x: &Tensor| transposed(x)?.reshape((n, c, h, w));
         let normed = self.norm.forward(x)?;
         let mut tokens = match &self.proj_in {
             Projection::Conv(conv) => to_tokens(&conv.forward(&normed)?)?,
@@ -104,9 +104,6 @@ impl TransformerBlock {
         let x = (x + self.attn1.forward(&normed, &normed)?)?;
         let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
         let both = self.ff_in.forward(&self.norm3.forward(&x)?)?;
-        let inner = both.dim(D::Minus1)? / 2;
-        let gate = Activation::Gelu.forward(&both.narrow(D::Minus1, inner, inner)?.contiguous()?)?;
-        let gated = (both.narrow(D::Minus1, 0, inner)? * gate)?;
-        x + self.ff_out.forward(&gated)?
+        x + self.ff_out.forward(&geglu(&both)?)?
     }
 }

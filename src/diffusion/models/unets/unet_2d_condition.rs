@@ -6,6 +6,7 @@ use super::blocks::{DownBlock, MidBlock, Told, UpBlock};
 use super::config::UNet2DConditionConfig;
 use super::embedding::TimeEmbedding;
 use super::resnet::ResnetOptions;
+use crate::diffusion::kernels::among_workers;
 use crate::diffusion::models::Result;
 use crate::diffusion::models::layers::{Conv2d, GroupNorm};
 use crate::diffusion::weights::Weights;
@@ -82,6 +83,10 @@ impl UNet2DConditionModel {
     /// # Errors
     /// Inputs that the configuration asks for and that are not there.
     pub fn forward(&self, inputs: &UNetInputs<'_>) -> Result<Tensor> {
+        among_workers(inputs.latents.device(), || self.evaluate(inputs))
+    }
+
+    fn evaluate(&self, inputs: &UNetInputs<'_>) -> Result<Tensor> {
         let time = self.time.forward(&self.config, inputs)?;
         let told = Told { time: &time, context: inputs.hidden_states };
         let centred = self.config.center_input_sample.then(|| (inputs.latents * 2.0)? - 1.0).transpose()?;
