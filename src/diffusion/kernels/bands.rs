@@ -171,6 +171,7 @@ impl Band {
             },
         );
     }
+
     /// The picture's lines that the band takes, and after how many lines of padding they follow; with stride 1.
     fn taken(&self, geometry: &Geometry) -> (Range<usize>, usize) {
         let Geometry { height, padding, .. } = *geometry;
@@ -200,8 +201,11 @@ impl Band {
         if left.max(right) >= width {
             return;
         }
+        // None where there are no lines.
         let rest = numbers.len().saturating_sub(left + right);
-        out[left.min(rest)..][..rest].copy_from_slice(&numbers[right.min(rest)..][..rest]);
+        if rest > 0 {
+            out[left..][..rest].copy_from_slice(&numbers[right..][..rest]);
+        }
         for out in out.chunks_exact_mut(width) {
             out[..left].fill(0.0);
             out[width - right..].fill(0.0);
