@@ -34,6 +34,7 @@ fn request(group: usize) -> GenerationRequest {
         guidance_embedded: false,
         size_conditioning: false,
         inpainting: false,
+        controlnets: Vec::new(),
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {

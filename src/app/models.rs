@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, to_value};
 
 use crate::config::{Fault, ModelFile, Settings};
-use crate::diffusion::pipelines::{self, Changes, ModelSource};
+use crate::diffusion::pipelines::{self, Changes, ControlNets, ModelSource};
 
 /// Stands in `models.serve` for every described and found model that is not named otherwise.
 const ALL_OTHERS: &str = "*";
@@ -49,6 +49,8 @@ struct Catalog {
     models: Vec<ModelSource>,
     /// Of every model.
     embeddings: Option<PathBuf>,
+    /// The same.
+    controlnets: ControlNets,
 }
 
 impl Catalog {
@@ -67,7 +69,9 @@ impl Catalog {
         }
         match repeated(&models) {
             Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
-            None => Ok(Self { models, embeddings: Self::embeddings(settings)? }),
+            None => {
+                Ok(Self { models, embeddings: Self::embeddings(settings)?, controlnets: Self::controlnets(settings)? })
+            }
         }
     }
 
@@ -80,8 +84,18 @@ impl Catalog {
         }
     }
 
-    /// The model with the embeddings of every model.
+    fn controlnets(settings: &Settings) -> Result<ControlNets, String> {
+        let folder = &settings.models.controlnets;
+        match folder.as_os_str().is_empty() {
+            true => Ok(ControlNets::default()),
+            false => ControlNets::open(folder, settings.models.max_controlnets)
+                .map_err(|error| format!("models.controlnets: {error}")),
+        }
+    }
+
+    /// The model with the embeddings and ControlNets of every model.
     fn embedded(&self, mut source: ModelSource) -> ModelSource {
+        source.controlnets = self.controlnets.clone();
         source.changes.embeddings.extend(self.embeddings.clone());
         source
     }

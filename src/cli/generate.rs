@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::controls::Controls;
 use super::pictures::Pictures;
 use super::{ServeArgs, say};
 use crate::app::{Seams, engine_options, model_source};
@@ -47,6 +48,8 @@ pub(super) struct GenerateArgs {
     sizes: Sizes,
     #[command(flatten)]
     pictures: Pictures,
+    #[command(flatten)]
+    controls: Controls,
     /// A second pass over the picture, so many times wider and higher.
     #[arg(long, allow_negative_numbers = true)]
     hires_scale: Option<f64>,
@@ -149,10 +152,12 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
     let output = args.output.clone();
     let pictures = args.pictures.read(&settings)?;
+    let controls = args.controls.read(&settings)?;
     let inputs = args.pictures.draft(&pictures);
-    let draft = RequestDraft { image_inputs: inputs, ..draft(args, format) };
+    let draft = RequestDraft { image_inputs: inputs, controls: controls.drafts(), ..draft(args, format) };
     let request = validated(draft, pipeline.info(), &settings)?;
     let canvas = pictures.canvas(&request);
+    let controls = controls.pictures(&request, canvas.as_deref());
 
     let bar = progress_bar(&request);
     let shown = bar.clone();
@@ -164,7 +169,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
         _ => {}
     };
     let options = engine_options(&settings, Seams::default());
-    let pictures = draw(pipeline, Drawing { request: request.clone(), canvas }, options, watch)
+    let pictures = draw(pipeline, Drawing { request: request.clone(), canvas, controls }, options, watch)
         .map_err(|(code, message)| format!("{code}: {message}"))?;
     bar.finish_and_clear();
 
@@ -220,7 +225,7 @@ pub(super) fn validated(
     draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
         let flag = |fault: &FieldError| {
             let name = fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.");
-            name.replace(['_', '.'], "-")
+            if name.starts_with("controls") { "control".to_owned() } else { name.replace(['_', '.'], "-") }
         };
         let each: Vec<String> =
             faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();

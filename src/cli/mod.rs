@@ -1,6 +1,7 @@
 //! One file per subcommand; parses flags, calls the rooms, prints for people.
 
 mod bench;
+mod controls;
 mod generate;
 mod health;
 mod migrate;

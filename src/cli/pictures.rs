@@ -51,8 +51,10 @@ impl Pictures {
     pub(super) fn read(&self, settings: &Settings) -> Result<ReadPictures, String> {
         let limits = settings.limits.limits();
         let limits = InputLimits { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels };
-        let init = |path: &PathBuf| read(path, InputName::InitImage, |bytes| images::read_rgb(bytes, limits));
-        let mask = |path: &PathBuf| read(path, InputName::MaskImage, |bytes| images::read_mask(bytes, limits));
+        let rgb = |bytes: &[u8]| images::read_rgb(bytes, limits);
+        let grey = |bytes: &[u8]| images::read_mask(bytes, limits);
+        let init = |path: &PathBuf| read(path, "--init-image", InputName::InitImage, rgb);
+        let mask = |path: &PathBuf| read(path, "--mask-image", InputName::MaskImage, grey);
         Ok(ReadPictures {
             init_image: self.init_image.as_ref().map(init).transpose()?,
             mask_image: self.mask_image.as_ref().map(mask).transpose()?,
@@ -84,12 +86,14 @@ impl ReadPictures {
     }
 }
 
-fn read<const N: usize>(
+/// A picture's file, named by this flag.
+pub(super) fn read<const N: usize>(
     path: &Path,
+    flag: &str,
     input: InputName,
     decode: impl Fn(&[u8]) -> Result<Pixels<N>, InputFault>,
 ) -> Result<(Pixels<N>, InputImage), String> {
-    let flag = format!("--{} {}", input.name().replace('_', "-"), path.display());
+    let flag = format!("{flag} {}", path.display());
     let bytes = std::fs::read(path).map_err(|error| format!("{flag}: {error}"))?;
     let picture = decode(&bytes).map_err(|fault| format!("{flag}: {fault}"))?;
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -88,12 +88,23 @@ pub struct ModelSettings {
     pub dir: PathBuf,
     /// A folder of textual inversion embeddings for every model they fit; empty: none.
     pub embeddings: PathBuf,
+    /// A folder of ControlNets for every model they fit; empty: none.
+    pub controlnets: PathBuf,
+    /// ControlNets that stay in a device's memory.
+    pub max_controlnets: usize,
 }
 
 impl Default for ModelSettings {
     fn default() -> Self {
         let serve = ["pinhole", "*"].map(ToOwned::to_owned).to_vec();
-        Self { serve, descriptions: PathBuf::from("config/models"), dir: PathBuf::new(), embeddings: PathBuf::new() }
+        Self {
+            serve,
+            descriptions: PathBuf::from("config/models"),
+            dir: PathBuf::new(),
+            embeddings: PathBuf::new(),
+            controlnets: PathBuf::new(),
+            max_controlnets: 4,
+        }
     }
 }
 
@@ -163,6 +174,8 @@ pub struct LimitSettings {
     pub max_input_bytes: usize,
     /// Most pixels of a picture that comes with a request.
     pub max_input_pixels: u64,
+    /// Most controls of a request; 0: none are taken.
+    pub max_controls: u32,
 }
 
 impl Default for LimitSettings {
@@ -176,6 +189,7 @@ impl Default for LimitSettings {
             max_metadata_bytes: limits.max_metadata_bytes,
             max_input_bytes: limits.max_input_bytes,
             max_input_pixels: limits.max_input_pixels,
+            max_controls: limits.max_controls,
         }
     }
 }
@@ -191,6 +205,7 @@ impl LimitSettings {
             max_metadata_bytes: self.max_metadata_bytes,
             max_input_bytes: self.max_input_bytes,
             max_input_pixels: self.max_input_pixels,
+            max_controls: self.max_controls,
         }
     }
 }
@@ -251,11 +266,14 @@ impl Settings {
             }
         }
         check(!self.models.serve.is_empty(), "models.serve", "is empty; name at least one model".to_owned());
+        let most = self.limits.max_controls;
+        check(most <= 16, "limits.max_controls", format!("is {most}; it must be at most 16"));
         let positive = [
             ("server.max_body_bytes", self.server.max_body_bytes as u64),
             ("server.max_wait_s", self.server.max_wait_s),
             ("server.heartbeat_s", self.server.heartbeat_s),
             ("server.max_watchers", self.server.max_watchers as u64),
+            ("models.max_controlnets", self.models.max_controlnets as u64),
             ("queue.max_queued", self.queue.max_queued),
             ("queue.max_attempts", self.queue.max_attempts.into()),
             ("queue.lease_s", self.queue.lease_s),

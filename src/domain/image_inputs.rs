@@ -10,13 +10,72 @@ use super::request_faults::Faults;
 use super::sampling::wire_names;
 use super::{JobId, ModelInfo};
 
-wire_names! {
-    /// What a picture that came with a request is for.
-    InputName {
-        /// To start from.
-        InitImage => "init_image",
-        /// White where it is drawn anew.
-        MaskImage => "mask_image",
+/// What a picture that came with a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum InputName {
+    /// To start from: `init_image`.
+    InitImage,
+    /// White where it is drawn anew: `mask_image`.
+    MaskImage,
+    /// Shown to the ControlNet of a control, by its place among the request's: `control_0`.
+    Control(u8),
+}
+
+impl InputName {
+    /// The field of a request where it stands, such as `controls[0].image`.
+    pub fn field(self) -> String {
+        match self {
+            Self::Control(at) => format!("controls[{at}].image"),
+            other => other.to_string(),
+        }
+    }
+
+    /// The one that stands in this field.
+    pub fn of_field(field: &str) -> Option<Self> {
+        let at = field.strip_prefix("controls[").and_then(|rest| rest.strip_suffix("].image"));
+        let found = match at {
+            Some(at) => Self::Control(at.parse().ok()?),
+            None => field.parse().ok()?,
+        };
+        (found.field() == field).then_some(found)
+    }
+}
+
+impl fmt::Display for InputName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InitImage => f.write_str("init_image"),
+            Self::MaskImage => f.write_str("mask_image"),
+            Self::Control(at) => write!(f, "control_{at}"),
+        }
+    }
+}
+
+impl FromStr for InputName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let found = match text {
+            "init_image" => Self::InitImage,
+            "mask_image" => Self::MaskImage,
+            _ => Self::Control(text.strip_prefix("control_").and_then(|at| at.parse().ok()).ok_or(())?),
+        };
+        if found.to_string() == text { Ok(found) } else { Err(()) }
+    }
+}
+
+impl From<InputName> for String {
+    fn from(name: InputName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for InputName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|()| format!("`{text}` is no name of an input"))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod artifact;
 mod batching;
+mod controls;
 mod device;
 mod error;
 mod event;
@@ -21,6 +22,7 @@ mod timestamp;
 
 pub use artifact::{Artifact, ImageFormat};
 pub use batching::{ALIKE_WITHIN_MS, BatchingPolicy, SizeKey};
+pub use controls::{ControlDraft, ControlInput, ControlNetInfo};
 pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelId, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
+use super::{ControlNetInfo, ModelId, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// What requests to this model may ask for, and what they get when they don't say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct ModelInfo {
     pub size_conditioning: bool,
     /// Whether the network is shown a mask and the masked picture. Without a mask it draws everything.
     pub inpainting: bool,
+    /// The ControlNets that are here, each with why it does not fit this model where it does not.
+    #[serde(default)]
+    pub controlnets: Vec<ControlNetInfo>,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.

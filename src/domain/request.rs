@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::hires::{Hires, HiresDraft};
-use super::image_inputs::{ImageInputs, ImageInputsDraft};
+use super::image_inputs::{ImageInputs, ImageInputsDraft, InputImage};
 use super::request_faults::Faults;
 use super::sampling::wire_names;
 use super::size_conditioning::{SizeConditioning, SizeConditioningDraft};
-use super::{FieldError, ImageFormat, ModelId, ModelInfo, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
+use super::{
+    ControlDraft, ControlInput, FieldError, ImageFormat, ModelId, ModelInfo, NoiseSource, PromptSyntax, SamplerKind,
+    SigmaSchedule,
+};
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -54,6 +57,8 @@ pub struct RequestDraft {
     pub size_conditioning: Option<SizeConditioningDraft>,
     /// Pictures to start from, and what is made of them.
     pub image_inputs: ImageInputsDraft,
+    /// Pictures that control what is drawn.
+    pub controls: Vec<ControlDraft>,
     /// A second, larger pass.
     pub hires: Option<HiresDraft>,
     /// Sampler steps.
@@ -105,6 +110,8 @@ pub struct Limits {
     pub max_input_bytes: usize,
     /// Most pixels of a picture that comes with a request.
     pub max_input_pixels: u64,
+    /// Most controls of a request.
+    pub max_controls: u32,
 }
 
 impl Default for Limits {
@@ -117,6 +124,7 @@ impl Default for Limits {
             max_metadata_bytes: 4_096,
             max_input_bytes: 16 << 20,
             max_input_pixels: 1 << 24,
+            max_controls: 4,
         }
     }
 }
@@ -149,6 +157,8 @@ pub struct GenerationRequest {
     size_conditioning: Option<SizeConditioning>,
     #[serde(flatten)]
     image_inputs: ImageInputs,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    controls: Vec<ControlInput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hires: Option<Hires>,
     steps: u32,
@@ -211,6 +221,14 @@ impl GenerationRequest {
     /// Pictures to start from.
     pub fn image_inputs(&self) -> &ImageInputs {
         &self.image_inputs
+    }
+    /// Pictures that control what is drawn, in every pass.
+    pub fn controls(&self) -> &[ControlInput] {
+        &self.controls
+    }
+    /// Every picture that came with it.
+    pub fn input_pictures(&self) -> impl Iterator<Item = &InputImage> {
+        self.image_inputs.pictures().chain(self.controls.iter().map(ControlInput::image))
     }
     /// (width, height) of the pictures that are made, in pixels: those of the first picture where only its masked region is
     /// drawn, else those that are drawn.
@@ -392,6 +410,7 @@ impl RequestDraft {
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
             image_inputs,
+            controls: faults.controls(self.controls, model, limits),
             hires,
             steps,
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),

@@ -96,6 +96,34 @@ impl Canvas {
     }
 }
 
+/// A picture that controls what is drawn, at the size of each of a request's passes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlPicture {
+    /// One a pass.
+    pub passes: Vec<RgbImage>,
+}
+
+impl ControlPicture {
+    /// Stretched to the size that is drawn. Where a part of a picture is drawn, it is the same part of this one, which is
+    /// stretched over that picture first if it has another size. A second pass has the whole at its own size, as A1111 does.
+    pub fn new(picture: &RgbImage, request: &GenerationRequest, canvas: Option<&Canvas>) -> Self {
+        let (width, height) = (request.width(), request.height());
+        let overlay = canvas.and_then(|canvas| canvas.overlay.as_ref());
+        let first = match overlay.and_then(|overlay| Some((&overlay.original, overlay.region?))) {
+            None => picture.resized(width, height, Filter::Lanczos),
+            Some((original, region)) => {
+                let whole = picture.resized(original.width(), original.height(), Filter::Lanczos);
+                filled(&whole.cropped(region), width, height)
+            }
+        };
+        let second = request.hires().map(|hires| {
+            let (width, height) = hires.size();
+            picture.resized(width, height, Filter::Lanczos)
+        });
+        Self { passes: [first].into_iter().chain(second).collect() }
+    }
+}
+
 /// Half and more is drawn anew.
 fn black_and_white(mask: GrayImage) -> GrayImage {
     mask.mapped(|byte| if byte >= 128 { 255 } else { 0 })

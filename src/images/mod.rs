@@ -11,7 +11,7 @@ mod parameters;
 mod pixels;
 mod resample;
 
-pub use canvas::{Canvas, Framing};
+pub use canvas::{Canvas, ControlPicture, Framing};
 pub use decode::decode;
 pub use encode::{PictureInfo, encode};
 pub use input::{InputFault, InputLimits, read_mask, read_rgb};

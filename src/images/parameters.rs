@@ -1,7 +1,9 @@
 //! A picture's story in the text format that A1111 writes and other tools read.
 
+use serde_json::Value;
+
 use super::PictureInfo;
-use crate::domain::{GenerationRequest, NoiseSource, Upscaler};
+use crate::domain::{ControlInput, GenerationRequest, NoiseSource, Upscaler};
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
@@ -11,9 +13,10 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         text => format!("\nNegative prompt: {text}"),
     };
     let started = image_inputs(request);
+    let controls: String = request.controls().iter().enumerate().map(control).collect();
     let schedule = request.sigma_schedule().label();
     let parameters = format!(
-        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}{started}, RNG: {}, Version: Darkroom {}",
+        "{}{negative}\nSteps: {}, Sampler: {}, Schedule type: {schedule}, CFG scale: {}, Seed: {seed}, Size: {}x{}, Model: {}{started}{controls}, RNG: {}, Version: Darkroom {}",
         request.prompt(),
         request.steps(),
         request.sampler().label(),
@@ -33,12 +36,25 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
     json["seed"] = seed.into();
     json["num_images"] = 1.into();
     // Pictures it started from are told by their hash: the same request gives the same file, whichever job drew it.
-    for picture in request.image_inputs().pictures() {
-        if let Some(picture) = json[picture.input.name()].as_object_mut() {
-            picture.remove("job");
-        }
+    let forget =
+        |picture: Option<&mut Value>| picture.and_then(Value::as_object_mut).map(|picture| picture.remove("job"));
+    for name in ["init_image", "mask_image"] {
+        forget(json.get_mut(name));
+    }
+    for control in json.get_mut("controls").and_then(Value::as_array_mut).into_iter().flatten() {
+        forget(control.get_mut("image"));
     }
     PictureInfo { parameters, json: json.to_string() }
+}
+
+/// What a control means, in the words of A1111's extension.
+fn control((at, control): (usize, &ControlInput)) -> String {
+    let (start, end) = control.shares();
+    format!(
+        ", ControlNet {at}: \"Module: none, Model: {}, Weight: {}, Resize Mode: Just Resize, Guidance Start: {start}, Guidance End: {end}, Control Mode: Balanced\"",
+        control.model(),
+        control.scale(),
+    )
 }
 
 /// What a picture that was started from means, in A1111's words.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{Error, GenerationService, Result};
-use crate::domain::{FieldError, ImageInputsDraft, InputImage, InputName, JobId};
+use crate::domain::{FieldError, InputImage, InputName, JobId, RequestDraft};
 use crate::images::{self, InputFault, InputLimits};
 
 /// Pictures that are decoded at once: each may take some hundred megabytes for a moment.
@@ -83,11 +83,26 @@ impl GenerationService {
         &self,
         id: JobId,
         pictures: Vec<GivenPicture>,
-        draft: &mut ImageInputsDraft,
+        draft: &mut RequestDraft,
         faults: &mut Vec<FieldError>,
     ) -> Result<Vec<Looked>> {
         let mut looked = Vec::new();
+        let most = self.options.limits.max_controls;
         for GivenPicture { input, source } in pictures {
+            if let InputName::Control(at) = input {
+                let count = draft.controls.len();
+                if usize::from(at) >= count {
+                    let message = format!("belongs to no control: `controls` has {count}");
+                    faults.push(FieldError::new(input.field(), serde_json::Value::Null, message));
+                }
+                // Those beyond the limit are refused, not looked at.
+                if u32::from(at) >= most {
+                    draft.controls.iter_mut().skip(at.into()).for_each(|control| control.is_faulty = true);
+                }
+                if usize::from(at) >= count || u32::from(at) >= most {
+                    continue;
+                }
+            }
             let found = match self.find(source).await {
                 Ok(bytes) => self.measured(input, bytes).await.map_err(|fault| fault.to_string()),
                 Err(Missing::Told(message)) => Err(message),
@@ -97,14 +112,19 @@ impl GenerationService {
                 Ok((bytes, width, height)) => {
                     let image = InputImage { job: Some(id), input, sha256: sha256(&bytes), width, height };
                     match input {
-                        InputName::InitImage => draft.init_image = Some(image),
-                        InputName::MaskImage => draft.mask_image = Some(image),
+                        InputName::InitImage => draft.image_inputs.init_image = Some(image),
+                        InputName::MaskImage => draft.image_inputs.mask_image = Some(image),
+                        InputName::Control(at) => {
+                            if let Some(control) = draft.controls.get_mut(usize::from(at)) {
+                                control.image = Some(image);
+                            }
+                        }
                     }
                     looked.push(Looked { input, bytes });
                 }
                 Err(message) => {
-                    draft.is_faulty = true;
-                    faults.push(FieldError::new(input.name(), serde_json::Value::Null, message));
+                    draft.image_inputs.is_faulty |= !matches!(input, InputName::Control(_));
+                    faults.push(FieldError::new(input.field(), serde_json::Value::Null, message));
                 }
             }
         }
@@ -143,7 +163,7 @@ impl GenerationService {
         let look = move || {
             let _permit = permit;
             let size = match input {
-                InputName::InitImage => images::read_rgb(&bytes, limits)?.size(),
+                InputName::InitImage | InputName::Control(_) => images::read_rgb(&bytes, limits)?.size(),
                 InputName::MaskImage => images::read_mask(&bytes, limits)?.size(),
             };
             Ok((bytes, size.0, size.1))

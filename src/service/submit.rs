@@ -45,7 +45,7 @@ impl GenerationService {
         let fingerprint =
             Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
         let id = JobId::generate();
-        let inputs = self.look_at(id, pictures, &mut draft.image_inputs, &mut faults).await?;
+        let inputs = self.look_at(id, pictures, &mut draft, &mut faults).await?;
         let request = self.check(draft, faults).map_err(|faults| {
             self.parts.metrics.rejected.with_label_values(&["invalid"]).inc();
             Error::Invalid(faults)

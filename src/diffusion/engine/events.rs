@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
-use crate::images::{Canvas, RgbImage};
+use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// A job for the engine.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct EngineJob {
     pub request: Arc<GenerationRequest>,
     /// The request's pictures to start from, where it has any.
     pub canvas: Option<Arc<Canvas>>,
+    /// The pictures of the request's controls, as many as it has.
+    pub controls: Vec<ControlPicture>,
     /// Its place in the queue.
     pub place: QueuePlace,
 }
@@ -123,6 +125,8 @@ pub struct BatchReport {
     pub model: ModelId,
     /// Rows of the forward (a guided sample has two).
     pub rows: u32,
+    /// Rows that ControlNets evaluated for it, all of them together.
+    pub control_rows: u32,
     /// Samples aboard.
     pub samples: u32,
     /// Jobs they belong to.

@@ -4,6 +4,7 @@
 //! noise generator and position; a batch is a throw-away view of samples. A batch whose forward fails is evaluated again
 //! sample by sample, so that only the guilty job fails.
 
+mod controls;
 mod events;
 mod fault;
 mod forward;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::controls::Controls;
 use super::guidance::Guidance;
 use super::hires::Enlarged;
 use super::start::{Begun, Kept, Start, noised};
@@ -22,6 +23,7 @@ pub(super) struct Told {
     pub cond: Conditioning,
     /// Only when guided.
     pub uncond: Option<Conditioning>,
+    pub controls: Controls,
     /// Where it is not noise alone.
     pub start: Option<Start>,
     /// What the request's pictures were put on.
@@ -167,7 +169,12 @@ impl SampleState {
             (Some(uncond), Branch::Uncond) => uncond,
             _ => &self.told.cond,
         };
-        StepRow { timestep: self.step().timestep, conditioning, extra_channels: self.extra_channels.as_ref() }
+        StepRow {
+            timestep: self.step().timestep,
+            conditioning,
+            extra_channels: self.extra_channels.as_ref(),
+            controls: self.told.controls.at(self.evaluated, branch),
+        }
     }
 
     /// Applies one evaluation: the network's outputs for its rows (conditional first), each (1, C, h, w).

@@ -60,7 +60,7 @@ impl Stages {
         let timesteps = self.timesteps.iter().copied().cycle().take(rows);
         let (conditioning, extra_channels) = (&self.conditioning, self.extra_channels.as_ref());
         let rows: Vec<StepRow<'_>> =
-            timesteps.map(|timestep| StepRow { timestep, conditioning, extra_channels }).collect();
+            timesteps.map(|timestep| StepRow { timestep, conditioning, extra_channels, controls: &[] }).collect();
         let inputs = StepInputs { latents: &latents, rows: &rows };
         self.timed(|| self.pipeline.denoise(&inputs).map(drop))
     }

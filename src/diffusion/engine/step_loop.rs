@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 
 use super::EngineOptions;
+use super::controls::{Controls, without_controls};
 use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 use super::fault::{Fault, FaultPoint};
 use super::forward::forward;
@@ -18,6 +19,7 @@ use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
+use crate::images::ControlPicture;
 
 /// Why a job cannot go on.
 struct Refusal {
@@ -87,6 +89,7 @@ impl StepLoop {
     /// One tick: one model evaluation for the samples whose turn it is.
     pub fn tick(&mut self) {
         let Some(batch) = self.schedule() else { return };
+        let control_rows = self.control_rows(&batch);
         let began = Instant::now();
         let outcomes = self.evaluate_and_advance(&batch);
         // A GPU works on after the calls have returned; what it cannot do, the next call tells.
@@ -95,10 +98,11 @@ impl StepLoop {
         // A forward whose samples were evaluated one by one says nothing of forwards.
         if outcomes.iter().all(|(_, outcome)| outcome.is_ok()) {
             let rows = batch.rows.len() as u32;
-            let seconds = self.options.cost.map_or(took.as_secs_f64(), |cost| cost.seconds(rows));
+            let measured = || without_controls(took.as_secs_f64(), rows, control_rows);
+            let seconds = self.options.cost.map_or_else(measured, |cost| cost.seconds(rows));
             self.batcher.observe(&batch.key, rows, seconds);
         }
-        self.report(&batch, took);
+        self.report(&batch, control_rows, took);
         self.settle(outcomes);
     }
 
@@ -138,12 +142,12 @@ impl StepLoop {
         let pipeline = self.pipelines.get(request.model()).ok_or_else(unknown)?.clone();
         self.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
-        let (key, mut told) = self.pass(pipeline.as_ref(), request)?;
+        let (key, mut told) = self.pass(pipeline.as_ref(), request, (&job.controls, 0))?;
         let sides = [Some(&told.cond), told.uncond.as_ref()];
         let warnings = sides.into_iter().flatten().flat_map(|side| side.prompt.warnings.iter().cloned()).collect();
         if let (Some(hires), Some(second)) = (request.hires(), request.hires_pass()) {
             let enlarged = Enlarged { upscaler: hires.upscaler, width: second.width(), height: second.height() };
-            let (key, told_next) = self.pass(pipeline.as_ref(), &second)?;
+            let (key, told_next) = self.pass(pipeline.as_ref(), &second, (&job.controls, 1))?;
             told.next = Some(NextPass { key, told: Arc::new(told_next), enlarged, request: Arc::new(second) });
         }
         told.start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
@@ -173,7 +177,12 @@ impl StepLoop {
     }
 
     /// What a job's samples share in one pass, but for what they start from.
-    fn pass(&self, pipeline: &dyn Pipeline, request: &GenerationRequest) -> Result<(Arc<BatchKey>, Told), Refusal> {
+    fn pass(
+        &self,
+        pipeline: &dyn Pipeline,
+        request: &GenerationRequest,
+        controls: (&[ControlPicture], usize),
+    ) -> Result<(Arc<BatchKey>, Told), Refusal> {
         let cond = told(pipeline, request, PromptSide::Positive)?;
         let uncond = request.is_guided().then(|| told(pipeline, request, PromptSide::Negative)).transpose()?;
         let plan = pipeline
@@ -189,7 +198,8 @@ impl StepLoop {
             model: request.model().clone(),
         });
         let guidance = Guidance::of(request);
-        Ok((key, Told { plan, guidance, cond, uncond, start: None, canvas: None, next: None }))
+        let controls = Controls::of(pipeline, request, controls, plan.steps.len()).map_err(Refusal::failed)?;
+        Ok((key, Told { plan, guidance, cond, uncond, controls, start: None, canvas: None, next: None }))
     }
 
     /// The one `Arc` of this key, so that comparing two samples' keys is comparing pointers.
@@ -289,7 +299,7 @@ impl StepLoop {
 
     // What follows a step ----------------------------------------------------------------------------------------
 
-    fn report(&mut self, batch: &StepBatch, took: Duration) {
+    fn report(&mut self, batch: &StepBatch, control_rows: u32, took: Duration) {
         let ids: Vec<SampleId> = batch.samples().collect();
         let aboard = || ids.iter().filter_map(|id| self.samples.get(id));
         let jobs: HashSet<JobId> = aboard().map(|sample| sample.job).collect();
@@ -297,6 +307,7 @@ impl StepLoop {
         let report = BatchReport {
             model: batch.key.model.clone(),
             rows: batch.rows.len() as u32,
+            control_rows,
             samples: ids.len() as u32,
             jobs: jobs.len() as u32,
             width: batch.key.width,
@@ -305,6 +316,11 @@ impl StepLoop {
             micros: took.as_micros() as u64,
         };
         (self.sink)(EngineEvent::Batch(report));
+    }
+
+    /// Rows that ControlNets will evaluate for this batch.
+    fn control_rows(&self, batch: &StepBatch) -> u32 {
+        batch.rows.iter().map(|row| self.samples[&row.sample].row(row.branch).controls.len() as u32).sum()
     }
 
     fn settle(&mut self, outcomes: Vec<(SampleId, Result<(), Refusal>)>) {

@@ -9,7 +9,7 @@ use super::events::{EngineEvent, EngineJob, EventSink};
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace};
-use crate::images::{Canvas, RgbImage};
+use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// More commands than jobs a worker ever holds: it is full only when the engine hangs.
 const COMMANDS: usize = 4096;
@@ -116,11 +116,13 @@ pub struct Drawing {
     pub request: GenerationRequest,
     /// The request's pictures to start from, where it has any.
     pub canvas: Option<Arc<Canvas>>,
+    /// The pictures of the request's controls, as many as it has.
+    pub controls: Vec<ControlPicture>,
 }
 
 impl From<GenerationRequest> for Drawing {
     fn from(request: GenerationRequest) -> Self {
-        Self { request, canvas: None }
+        Self { request, canvas: None, controls: Vec::new() }
     }
 }
 
@@ -143,8 +145,8 @@ pub fn draw(
         }
     });
     let id = JobId::generate();
-    let Drawing { request, canvas } = drawing.into();
-    let job = EngineJob { id, request: Arc::new(request), canvas, place: QueuePlace { rank_ms: 0, id } };
+    let Drawing { request, canvas, controls } = drawing.into();
+    let job = EngineJob { id, request: Arc::new(request), canvas, controls, place: QueuePlace { rank_ms: 0, id } };
     let mut engine = StepLoop::new(vec![pipeline], options, sink);
     engine.admit(&job);
     while !engine.is_idle() {

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::Result;
+use super::{Control, Result};
 use crate::domain::{GenerationRequest, PromptSyntax};
 
 /// Which side of classifier-free guidance a text stands on. Some families read them differently.
@@ -90,6 +90,8 @@ pub struct StepRow<'a> {
     pub conditioning: &'a Conditioning,
     /// What the network is shown below the latents: (1, C', h, w) f32, where it is shown something.
     pub extra_channels: Option<&'a Tensor>,
+    /// What controls it at this step, if anything.
+    pub controls: &'a [Control],
 }
 
 /// The rows of one forward. They may differ in all but the shapes of their tensors.

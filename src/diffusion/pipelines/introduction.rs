@@ -64,6 +64,7 @@ impl Introduction<'_> {
             guidance_embedded: self.guidance_embedded,
             size_conditioning: self.size_conditioning,
             inpainting: self.inpainting,
+            controlnets: Vec::new(),
             samplers,
             sigma_schedules,
             defaults,

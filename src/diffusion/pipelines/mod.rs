@@ -5,6 +5,7 @@ mod builtin;
 mod card;
 mod components;
 mod conditioning;
+mod controlnets;
 mod introduction;
 mod latents;
 mod registry;
@@ -14,11 +15,14 @@ mod stable_diffusion_xl;
 
 pub use crate::diffusion::weights::Changes;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
+pub use controlnets::{Control, ControlNet, ControlNets};
 pub use latents::EncodedPicture;
 pub use registry::{ModelPlace, ModelSource, load};
 pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -46,6 +50,12 @@ pub trait Pipeline: Send + Sync {
 
     /// The device its tensors live on.
     fn device(&self) -> &candle_core::Device;
+
+    /// The ControlNet of this name on the same device. Loads it if it is not there: some seconds for a large one.
+    ///
+    /// # Errors
+    /// There is none, its files are faulty, or it does not fit this network.
+    fn controlnet(&self, name: &str) -> Result<Arc<ControlNet>>;
 
     /// The one batched call: the network's output (N, C, h, w) f32.
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor>;

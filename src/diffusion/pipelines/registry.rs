@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde_json::Value;
 
-use super::{Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
+use super::{ControlNets, Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
 use crate::diffusion::weights::{Changes, Checkpoint};
 use crate::domain::{DeviceSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
 
@@ -22,6 +22,8 @@ pub struct ModelSource {
     pub config: Option<PathBuf>,
     /// Another autoencoder, a variant, other values.
     pub changes: Changes,
+    /// Those that requests may name; none by default.
+    pub controlnets: ControlNets,
 }
 
 /// Where a model's files are.
@@ -37,7 +39,7 @@ impl ModelSource {
     /// A folder or file of this name, as it is.
     pub fn at(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let (id, place) = (ModelId::new(id), ModelPlace::Path(path.into()));
-        Self { id, place, config: None, changes: Changes::default() }
+        Self { id, place, config: None, changes: Changes::default(), controlnets: ControlNets::default() }
     }
 
     /// Whether it is inside the binary.
@@ -52,7 +54,13 @@ impl ModelSource {
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         if builtin::checkpoint(text).is_some() {
             let (id, place) = (ModelId::new(text), ModelPlace::Embedded(text.to_owned()));
-            return Ok(Self { id, place, config: None, changes: Changes::default() });
+            return Ok(Self {
+                id,
+                place,
+                config: None,
+                changes: Changes::default(),
+                controlnets: ControlNets::default(),
+            });
         }
         let path = PathBuf::from(text);
         let whole = path.canonicalize().ok().filter(|path| path.is_dir() || path.is_file());
@@ -94,10 +102,14 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let id = source.id.clone();
     let pipeline: Arc<dyn Pipeline> = match index.get("_class_name").and_then(Value::as_str) {
         Some(class) if STABLE_DIFFUSION.contains(&class) => {
-            Arc::new(StableDiffusion::load(id, class, &checkpoint, device)?)
+            let mut loaded = StableDiffusion::load(id, class, &checkpoint, device)?;
+            loaded.control_by(source.controlnets.clone());
+            Arc::new(loaded)
         }
         Some(class) if STABLE_DIFFUSION_XL.contains(&class) => {
-            Arc::new(StableDiffusionXl::load(id, &index, &checkpoint, device)?)
+            let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, device)?;
+            loaded.control_by(source.controlnets.clone());
+            Arc::new(loaded)
         }
         other => {
             return Err(Error::Unsupported {

@@ -1,12 +1,18 @@
 //! Stable Diffusion 1.x and 2.x, their latent consistency models and inpainting checkpoints (diffusers
 //! `StableDiffusionPipeline` and its kin): CLIP text encoder, U-Net, autoencoder.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
 use super::components::{Components, TextReader};
+use super::controlnets::residuals;
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown};
-use super::{Conditioning, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
+use super::{
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
+    StepInputs,
+};
 use crate::diffusion::models::text_encoders::ClipTextModel;
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
@@ -20,6 +26,7 @@ pub struct StableDiffusion {
     text: TextReader<ClipTextModel>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
+    controlnets: ControlNets,
     schedule: TrainingSchedule,
     device: Device,
 }
@@ -71,7 +78,13 @@ impl StableDiffusion {
             latents: &latents,
         };
         let info = info.info(&card);
-        Ok(Self { info, text, unet, latents, schedule, device })
+        Ok(Self { info, text, unet, latents, controlnets: ControlNets::default(), schedule, device })
+    }
+
+    /// Lets requests name these ControlNets.
+    pub(super) fn control_by(&mut self, controlnets: ControlNets) {
+        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents);
+        self.controlnets = controlnets;
     }
 }
 
@@ -128,14 +141,23 @@ impl Pipeline for StableDiffusion {
         &self.device
     }
 
+    fn controlnet(&self, name: &str) -> Result<Arc<ControlNet>> {
+        self.controlnets.get_for(name, &self.info, &self.device)
+    }
+
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {
-        Ok(self.unet.forward(&UNetInputs {
-            latents: &inputs.shown()?,
-            timesteps: &inputs.timesteps(),
-            hidden_states: &inputs.hidden_states()?,
+        let (latents, timesteps, hidden_states) = (inputs.shown()?, inputs.timesteps(), inputs.hidden_states()?);
+        let guidance_scales = inputs.guidance_scales();
+        let told = UNetInputs {
+            latents: &latents,
+            timesteps: &timesteps,
+            hidden_states: &hidden_states,
             added: None,
-            guidance_scales: inputs.guidance_scales().as_deref(),
-        })?)
+            guidance_scales: guidance_scales.as_deref(),
+            residuals: None,
+        };
+        let residuals = residuals(inputs, &told)?;
+        Ok(self.unet.forward(&UNetInputs { residuals: residuals.as_ref(), ..told })?)
     }
 
     fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {

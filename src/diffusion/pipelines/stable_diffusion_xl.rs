@@ -2,13 +2,19 @@
 //! `StableDiffusionXLImg2ImgPipeline`): two text encoders, or the second alone; a U-Net that reads the prompt as a whole
 //! and sizes too; autoencoder.
 
+use std::sync::Arc;
+
 use candle_core::{D, Device, Tensor};
 use serde_json::Value;
 
 use super::components::{Components, TextReader};
+use super::controlnets::residuals;
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown};
-use super::{Conditioning, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result, StepInputs};
+use super::{
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
+    StepInputs,
+};
 use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
@@ -30,6 +36,7 @@ pub struct StableDiffusionXl {
     text_2: TextReader<ClipTextModelWithProjection>,
     unet: UNet2DConditionModel,
     latents: LatentFormat,
+    controlnets: ControlNets,
     schedule: TrainingSchedule,
     /// No negative prompt is a row of zeros instead of an empty text.
     zeros_for_empty_negative: bool,
@@ -85,11 +92,18 @@ impl StableDiffusionXl {
             text_2,
             unet,
             latents,
+            controlnets: ControlNets::default(),
             schedule,
             zeros_for_empty_negative,
             takes_aesthetic_score,
             device,
         })
+    }
+
+    /// Lets requests name these ControlNets.
+    pub(super) fn control_by(&mut self, controlnets: ControlNets) {
+        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents);
+        self.controlnets = controlnets;
     }
 
     /// What the network is told of sizes, in the order it was trained with.
@@ -192,15 +206,25 @@ impl Pipeline for StableDiffusionXl {
         &self.device
     }
 
+    fn controlnet(&self, name: &str) -> Result<Arc<ControlNet>> {
+        self.controlnets.get_for(name, &self.info, &self.device)
+    }
+
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {
         let pooled = inputs.pooled()?.expect("every prompt has one. This is a bug in pipelines.");
-        Ok(self.unet.forward(&UNetInputs {
-            latents: &inputs.shown()?,
-            timesteps: &inputs.timesteps(),
-            hidden_states: &inputs.hidden_states()?,
-            added: Some((&pooled, &inputs.time_ids())),
-            guidance_scales: inputs.guidance_scales().as_deref(),
-        })?)
+        let (latents, timesteps, hidden_states) = (inputs.shown()?, inputs.timesteps(), inputs.hidden_states()?);
+        let guidance_scales = inputs.guidance_scales();
+        let time_ids = inputs.time_ids();
+        let told = UNetInputs {
+            latents: &latents,
+            timesteps: &timesteps,
+            hidden_states: &hidden_states,
+            added: Some((&pooled, &time_ids)),
+            guidance_scales: guidance_scales.as_deref(),
+            residuals: None,
+        };
+        let residuals = residuals(inputs, &told)?;
+        Ok(self.unet.forward(&UNetInputs { residuals: residuals.as_ref(), ..told })?)
     }
 
     fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::changes::Changed;
 use super::disk;
 use super::header::PICKLED;
-use super::single_file::{Layout, VaeFile};
+use super::single_file::{ControlNetFile, Layout, VaeFile};
 use super::tensors::{Bytes, Shard, Weights};
 use super::variants::{self, WeightFile, choose};
 use super::{Error, Result};
@@ -38,6 +38,8 @@ pub enum Checkpoint {
     VaeFolder(PathBuf),
     /// The file of an autoencoder alone.
     VaeFile(Arc<VaeFile>),
+    /// The file of a ControlNet alone, by [`Checkpoint::controlnet_file`].
+    ControlNetFile(Arc<ControlNetFile>),
     /// Another with what an operator says of it, by [`Checkpoint::changed`].
     Changed(Arc<Changed>),
 }
@@ -94,6 +96,7 @@ impl Checkpoint {
             Self::VaeFolder(root) => root.join(below_vae(relative)).display().to_string(),
             Self::File(file) => within(&file.path),
             Self::VaeFile(file) => within(&file.path),
+            Self::ControlNetFile(file) => within(&file.path),
             Self::Changed(changed) => changed.of(relative).describe(relative),
         }
     }
@@ -109,6 +112,7 @@ impl Checkpoint {
                     || file.layout.text(relative).is_some()
             }
             Self::VaeFile(_) => relative == VAE_CONFIG,
+            Self::ControlNetFile(_) => relative == CONTROLNET_CONFIG,
             Self::Changed(changed) => changed.patches.contains_key(relative) || changed.of(relative).has(relative),
         }
     }
@@ -131,6 +135,8 @@ impl Checkpoint {
                 },
             },
             Self::VaeFile(file) if relative == VAE_CONFIG => Ok(file.config.to_string()),
+            Self::ControlNetFile(file) if relative == CONTROLNET_CONFIG => Ok(file.config.to_string()),
+            Self::ControlNetFile(_) => Err(self.unreadable(relative, &"it is a ControlNet alone")),
             Self::VaeFile(_) => Err(self.unreadable(relative, &"it is an autoencoder alone")),
             Self::Changed(changed) => match changed.patches.get(relative) {
                 Some(_) => Ok(self.json::<Value>(relative)?.to_string()),
@@ -173,6 +179,7 @@ impl Checkpoint {
                 None => Err(self.malformed("", format!("it has no tensors of `{component}`"))),
             },
             Self::VaeFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
+            Self::ControlNetFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
             Self::Changed(changed) => {
                 changed.of(&format!("{component}/")).variant_of(component, changed.variant.as_deref(), device)
             }
@@ -232,6 +239,7 @@ impl Checkpoint {
 
 const NAME_CONFIGS: &str = "name a folder with the checkpoint's configurations and tokenizer by `config`";
 const VAE_CONFIG: &str = "vae/config.json";
+const CONTROLNET_CONFIG: &str = "config.json";
 
 /// The folder of an autoencoder alone stands for `vae/`.
 fn below_vae(relative: &str) -> &str {

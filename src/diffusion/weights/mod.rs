@@ -22,7 +22,7 @@ pub use embeddings::TextEmbedding;
 pub use header::{Dtype, Header, TensorInfo};
 pub use inspect::{ComponentReport, FileReport, Hashes, Inspection, inspect};
 pub use names::{NameMap, View};
-pub use single_file::{Family, Layout, Prediction, VaeFile};
+pub use single_file::{ControlNetFile, Family, Layout, Prediction, VaeFile};
 pub use tensors::Weights;
 
 /// What can be wrong with a checkpoint.

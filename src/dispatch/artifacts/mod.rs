@@ -174,7 +174,7 @@ fn inputs(job: JobId) -> Key {
 }
 
 fn input_key(job: JobId, input: InputName) -> Key {
-    inputs(job).join(input.name())
+    inputs(job).join(input.to_string())
 }
 
 fn key(job: JobId, index: u32, format: ImageFormat) -> Key {

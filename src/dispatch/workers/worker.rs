@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Error;
 use super::filling::Filling;
-use super::inputs::{self, NoCanvas};
+use super::inputs::{self, Given, NotGiven};
 use super::job_run::{JobRun, end};
 use super::pool::{PoolParts, WorkerOptions};
 use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
@@ -192,10 +192,14 @@ impl Worker {
                 return 0;
             }
         };
-        let canvases = join_all(claimed.iter().map(|claimed| inputs::canvas(&self.parts, &claimed.job))).await;
+        let given = claimed.iter().map(|ClaimedJob { job, .. }| {
+            let pipeline = self.pipelines.iter().find(|pipeline| pipeline.info().id == *job.request.model());
+            inputs::given(&self.parts, job, pipeline.cloned())
+        });
+        let given = join_all(given).await;
         let mut jobs = Vec::new();
-        for (claimed, canvas) in claimed.into_iter().zip(canvases) {
-            if let Err(NoCanvas::NotNow(reason)) = &canvas {
+        for (claimed, given) in claimed.into_iter().zip(given) {
+            if let Err(NotGiven::NotNow(reason)) = &given {
                 self.hand_back(claimed, reason).await;
                 continue;
             }
@@ -206,9 +210,9 @@ impl Worker {
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
             let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
             self.aboard.insert(id, JobRun::new(claimed));
-            match canvas {
-                Ok(canvas) => jobs.push(EngineJob { id, request, canvas: canvas.map(Arc::new), place }),
-                Err(NoCanvas::Missing(message) | NoCanvas::NotNow(message)) => {
+            match given {
+                Ok(Given { canvas, controls }) => jobs.push(EngineJob { id, request, canvas, controls, place }),
+                Err(NotGiven::Missing(message) | NotGiven::NotNow(message)) => {
                     self.end(id, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
                 }
             }

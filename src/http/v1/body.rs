@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{form, picture};
-use crate::domain::{FieldError, HiresDraft, InputName, RequestDraft, SizeConditioningDraft};
+use crate::domain::{ControlDraft, FieldError, HiresDraft, InputName, RequestDraft, SizeConditioningDraft};
 use crate::http::errors::{Problem, Result};
 use crate::service::{GivenPicture, PictureSource};
 
@@ -32,6 +32,7 @@ const FIELDS: &[&str] = &[
     "preserve_unmasked",
     "inpaint_area",
     "only_masked_padding",
+    "controls",
     "hires",
     "steps",
     "guidance_scale",
@@ -143,7 +144,7 @@ impl Reader {
 
     /// A picture's file.
     pub(super) fn file(&mut self, input: InputName, bytes: Bytes) {
-        if self.is_first(input.name(), &Value::Null) {
+        if self.is_first(&input.field(), &Value::Null) {
             self.pictures.push(GivenPicture { input, source: PictureSource::File(bytes) });
         }
     }
@@ -157,7 +158,7 @@ impl Reader {
         if value.is_null() && FIELDS.contains(&name) {
             return;
         }
-        if let Ok(input) = name.parse::<InputName>() {
+        if let Some(input) = InputName::of_field(name) {
             return self.picture(input, value);
         }
         match name {
@@ -201,6 +202,12 @@ impl Reader {
                 }
                 other => self.wrong(name, other, "an object with `scale`, `upscaler`, `strength` and `steps`"),
             },
+            "controls" => match value {
+                Value::Array(controls) => {
+                    controls.into_iter().enumerate().for_each(|(at, each)| self.control(at, each))
+                }
+                other => self.wrong(name, other, "a list of objects with `model`, `image`, `scale`, `start` and `end`"),
+            },
             "output" => match value {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.output(&name, value)),
                 other => self.wrong(name, other, "an object with `format` and `quality`"),
@@ -213,8 +220,8 @@ impl Reader {
         match picture::source(&value) {
             Ok(source) => self.pictures.push(GivenPicture { input, source }),
             Err(message) => {
-                self.draft.image_inputs.is_faulty = true;
-                self.faults.push(FieldError::new(input.name(), value, message));
+                self.draft.image_inputs.is_faulty |= !matches!(input, InputName::Control(_));
+                self.faults.push(FieldError::new(input.field(), value, message));
             }
         }
     }
@@ -231,6 +238,35 @@ impl Reader {
             let message = format!("is unknown; `size_conditioning` has {}", SizeConditioningDraft::FIELDS.join(", "));
             self.faults.push(FieldError::new(field, value, message));
         }
+    }
+
+    fn control(&mut self, at: usize, value: Value) {
+        let mut control = ControlDraft::default();
+        match value {
+            Value::Object(map) => {
+                for (name, value) in map {
+                    let field = format!("controls[{at}].{name}");
+                    match name.as_str() {
+                        "model" => control.model = self.text(&field, value),
+                        // Far more than any limit allows are told by their number.
+                        "image" if at > u8::MAX.into() || value.is_null() => {}
+                        "image" => self.member(&field, value),
+                        "scale" => control.scale = self.real(&field, value),
+                        "start" => control.start = self.real(&field, value),
+                        "end" => control.end = self.real(&field, value),
+                        _ => {
+                            let message = format!("is unknown; a control has {}", ControlDraft::FIELDS.join(", "));
+                            self.faults.push(FieldError::new(field, value, message));
+                        }
+                    }
+                }
+            }
+            other => {
+                control.is_faulty = true;
+                self.wrong(&format!("controls[{at}]"), other, "an object with `model` and `image`");
+            }
+        }
+        self.draft.controls.push(control);
     }
 
     fn hires(&mut self, name: &str, value: Value) {

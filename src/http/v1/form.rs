@@ -36,7 +36,7 @@ pub(super) async fn read(kind: &str, body: Bytes, reader: &mut Reader) -> Result
     let told = |error: MultipartError| bad(error.body_text());
     while let Some(field) = form.next_field().await.map_err(told)? {
         let Some(name) = field.name().map(str::to_owned) else { return Err(bad("a part has no name")) };
-        let input = name.parse::<InputName>().ok();
+        let input = InputName::of_field(&name);
         match input {
             Some(input) if is_file(&field) => {
                 // A browser sends an empty file where none was picked.

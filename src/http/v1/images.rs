@@ -92,7 +92,7 @@ fn cache_headers(headers: &mut HeaderMap, tag: &str) {
 ///
 /// As it came: the file's own encoding.
 #[utoipa::path(get, path = "/v1/jobs/{id}/inputs/{input}", tag = "images",
-    params(("id" = String, Path, description = "The job's id."), ("input" = String, Path, description = "`init_image` or `mask_image`.")),
+    params(("id" = String, Path, description = "The job's id."), ("input" = String, Path, description = "`init_image`, `mask_image`, or `control_0` for the picture of the first control, and so on.")),
     responses((status = 200, description = "The picture.", content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"))),
         (status = 404, description = "No such job, or it came without one.", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn input(
@@ -101,7 +101,7 @@ pub(in crate::http) async fn input(
 ) -> Result<Response> {
     let id = job_id(&id)?;
     let unknown = |()| {
-        let detail = "a job may have come with `init_image` and `mask_image`";
+        let detail = "a job may have come with `init_image`, `mask_image`, and `control_0` and so on";
         Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), detail)
     };
     let bytes = door.service.input(id, input.parse::<InputName>().map_err(unknown)?).await?;

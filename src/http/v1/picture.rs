@@ -66,7 +66,8 @@ fn stored(members: &Map<String, Value>) -> Result<PictureSource, String> {
         }
         (None, Some(input)) => {
             let input: Option<InputName> = input.as_str().and_then(|name| name.parse().ok());
-            let input = input.ok_or("has an `input` that is none; it is `init_image` or `mask_image`")?;
+            let input = input
+                .ok_or("has an `input` that is none; it is `init_image`, `mask_image`, or `control_0` and so on")?;
             let sha256 = members.get("sha256").and_then(Value::as_str).map(str::to_owned);
             Ok(PictureSource::Sent { job, input, sha256 })
         }

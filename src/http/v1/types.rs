@@ -52,6 +52,9 @@ pub(in crate::http) struct CreateJobBody {
     inpaint_area: Option<String>,
     /// Pixels around the mask with `only_masked`, 0 to 4096; 32 when absent.
     only_masked_padding: Option<u32>,
+    /// Pictures that control what is drawn, each through a ControlNet; what several say is added up. At most as many as the
+    /// server allows, 4 by default; none when absent.
+    controls: Option<Vec<ControlBody>>,
     /// A second pass over the picture, enlarged ("hires fix"). None when absent.
     hires: Option<HiresBody>,
     /// Sampler steps.
@@ -106,7 +109,7 @@ pub(in crate::http) enum PictureBody {
     Sent {
         /// The job's id.
         job: String,
-        /// `init_image` or `mask_image`.
+        /// `init_image`, `mask_image`, or `control_0` for the first control's, and so on.
         input: String,
         /// Lower-case hex, of the file; checked where it is given.
         sha256: Option<String>,
@@ -133,6 +136,28 @@ pub(in crate::http) struct CreateJobForm {
     /// A PNG, JPEG or WebP file.
     #[schema(value_type = Option<String>, format = Binary)]
     mask_image: Option<Vec<u8>>,
+    /// A PNG, JPEG or WebP file: the first control's `image`; and so on.
+    #[serde(rename = "controls[0].image")]
+    #[schema(value_type = Option<String>, format = Binary)]
+    control_image: Option<Vec<u8>>,
+}
+
+/// A picture that controls what is drawn. It is shown to the ControlNet as it is: edges, depths or poses that it was trained
+/// with must be in it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct ControlBody {
+    /// A ControlNet's name: one of the model's `controlnets` in `GET /v1/models` that has no `misfit`.
+    model: String,
+    /// What it is shown, stretched to `width` and `height`; in a second pass (`hires`), to the size of that. With
+    /// `inpaint_area` `only_masked` it belongs to the whole of `init_image`, and the same part of it is shown.
+    image: PictureBody,
+    /// How much of what it says is added, 0 to 10; 1 when absent.
+    scale: Option<f64>,
+    /// Share of the steps before the first that it controls, 0 to 1; 0 when absent.
+    start: Option<f64>,
+    /// Share of the steps up to the last that it controls, 0 to 1; 1 when absent.
+    end: Option<f64>,
 }
 
 /// The picture looks like a training picture of the original size, scaled to the target size, of which it shows what

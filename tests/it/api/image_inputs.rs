@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::app::{TestApp, body, with};
 use crate::support::drafts::fixtures;
 
-fn file(name: &str) -> Vec<u8> {
+pub(super) fn file(name: &str) -> Vec<u8> {
     std::fs::read(fixtures().join("images/files").join(name)).unwrap()
 }
 
@@ -28,7 +28,7 @@ fn mask(width: u32, height: u32) -> RgbImage {
     rgb(width, height, |x, y| if is_in(x, width) && is_in(y, height) { [255; 3] } else { [0; 3] })
 }
 
-fn coded(bytes: &[u8]) -> String {
+pub(super) fn coded(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
@@ -37,7 +37,7 @@ fn started(init_image: Value) -> Value {
     json!({"prompt": "a house", "steps": 4, "seed": 5, "strength": 0.5, "init_image": init_image})
 }
 
-async fn drawn(app: &TestApp, request: &Value) -> (Value, Vec<u8>) {
+pub(super) async fn drawn(app: &TestApp, request: &Value) -> (Value, Vec<u8>) {
     let job = app.submit(request).await;
     let job = app.ended(job["id"].as_str().unwrap()).await;
     assert_eq!(job["status"], "succeeded", "{job}");
@@ -46,7 +46,7 @@ async fn drawn(app: &TestApp, request: &Value) -> (Value, Vec<u8>) {
 }
 
 /// A form of parts: name, file name or nothing, bytes.
-async fn post_form(app: &TestApp, parts: &[(&str, Option<&str>, &[u8])]) -> Response {
+pub(super) async fn post_form(app: &TestApp, parts: &[(&str, Option<&str>, &[u8])]) -> Response {
     let mut form = Vec::new();
     for (name, file_name, bytes) in parts {
         let file_name = file_name.map_or_else(String::new, |name| format!("; filename=\"{name}\""));
@@ -60,7 +60,7 @@ async fn post_form(app: &TestApp, parts: &[(&str, Option<&str>, &[u8])]) -> Resp
     request.body(form).send().await.unwrap()
 }
 
-async fn faults(response: Response) -> Vec<(String, String)> {
+pub(super) async fn faults(response: Response) -> Vec<(String, String)> {
     assert_eq!(response.status(), 422);
     let problem: Value = response.json().await.unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -6,6 +6,7 @@ mod continuous;
 // Jobs from submit to end.
 mod jobs;
 // Pictures that come with requests.
+mod controls;
 mod image_inputs;
 // Pictures and their representations.
 mod images;

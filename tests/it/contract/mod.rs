@@ -45,6 +45,7 @@ fn model(id: &str) -> ModelInfo {
         guidance_embedded: false,
         size_conditioning: false,
         inpainting: false,
+        controlnets: Vec::new(),
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

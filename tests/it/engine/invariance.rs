@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::stepper::Stepper;
-use crate::support::drafts::{drawing, pipeline};
+use crate::support::drafts::{control, controlled, controlled_pipeline};
 
 /// What happens to one job.
 #[derive(Clone, Copy, Debug)]
@@ -126,9 +126,26 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             },
             ..RequestDraft::default()
         };
+        // Three of seven are controlled, one of them by two networks or by one twice.
+        let names: Vec<&str> = pipeline
+            .info()
+            .controlnets
+            .iter()
+            .filter(|net| net.misfit.is_none())
+            .map(|net| net.name.as_str())
+            .collect();
+        let count = if names.is_empty() { 0 } else { [0, 1, 0, 0, 2, 0, 1][(k % 7) as usize] };
+        let controls = (0..count).map(|at| {
+            let name = names[((k + at) / 2) as usize % names.len()];
+            (
+                control(name, 0.6 + 0.2 * at as f64, 0.25 * at as f64, [1.0, 0.7][(k % 2) as usize]),
+                started_from(k + at).0,
+            )
+        });
         // A third start from noise, a third from a picture, a third from a picture with a mask.
         let (init, mask) = started_from(k);
-        drawing(draft, (!k.is_multiple_of(3)).then_some(init), (k % 3 > 1).then_some(mask), pipeline)
+        let start = ((!k.is_multiple_of(3)).then_some(init), (k % 3 > 1).then_some(mask));
+        controlled(draft, start, controls.collect(), pipeline)
     };
     (0..24).map(make).collect()
 }
@@ -254,7 +271,7 @@ fn asked(variable: &str) -> Option<u32> {
 
 #[test]
 fn on_a_tiny_model_no_schedule_changes_a_picture() {
-    let tiny = pipeline("tiny-sd");
+    let tiny = controlled_pipeline("tiny-sd");
     let requests = requests(tiny.as_ref(), [16, 24], 2..5);
     holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(600));
 }
@@ -262,7 +279,7 @@ fn on_a_tiny_model_no_schedule_changes_a_picture() {
 /// Rows of one forward differ in pooled prompts and sizes too.
 #[test]
 fn on_a_tiny_xl_model_no_schedule_changes_a_picture() {
-    let tiny = pipeline("tiny-sdxl");
+    let tiny = controlled_pipeline("tiny-sdxl");
     let requests = requests(tiny.as_ref(), [64, 72], 2..5);
     holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
 }

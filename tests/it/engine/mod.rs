@@ -1,6 +1,7 @@
 //! The step loop: that a batch never changes a picture, and that one job's end disturbs nobody.
 
 mod continuous;
+mod controls;
 mod invariance;
 mod simulation;
 mod stepper;
@@ -39,7 +40,7 @@ fn run_together(
     let handle = engine::start(pipelines, options, sink).unwrap();
     let jobs = requests.iter().map(|(id, request)| {
         let place = QueuePlace { rank_ms: 0, id: *id };
-        EngineJob { id: *id, request: Arc::new(request.clone()), canvas: None, place }
+        EngineJob { id: *id, request: Arc::new(request.clone()), canvas: None, controls: Vec::new(), place }
     });
     handle.admit(jobs.collect()).unwrap();
     drop(held);

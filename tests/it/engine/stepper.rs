@@ -64,8 +64,9 @@ impl Stepper {
     /// The same of a job that may start from a picture.
     pub(super) fn admit_drawing(&mut self, drawing: &Drawing, rank_ms: i64) -> JobId {
         let id = JobId::generate();
-        let (request, canvas) = (Arc::new(drawing.request.clone()), drawing.canvas.clone());
-        self.engine.admit(&EngineJob { id, request, canvas, place: QueuePlace { rank_ms, id } });
+        let Drawing { request, canvas, controls } = drawing.clone();
+        let request = Arc::new(request);
+        self.engine.admit(&EngineJob { id, request, canvas, controls, place: QueuePlace { rank_ms, id } });
         self.admitted += 1;
         self.hear();
         id

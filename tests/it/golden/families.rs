@@ -95,6 +95,7 @@ impl Rows<'_> {
             hidden_states: &rows("words").unwrap(),
             added: pooled.as_ref().zip(time_ids.as_deref()),
             guidance_scales: scales.as_deref(),
+            residuals: None,
         })
         .unwrap()
     }

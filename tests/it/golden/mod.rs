@@ -16,6 +16,9 @@ mod image_to_image;
 // Pictures of two passes, the second larger.
 mod hires;
 
+// ControlNets, alone and in whole pictures.
+mod controlnets;
+
 // Networks of full size, from files that a person makes.
 mod full_size;
 

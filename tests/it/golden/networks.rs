@@ -56,7 +56,7 @@ pub(super) fn vae(checkpoint: &Checkpoint) -> AutoencoderKl {
 
 /// An evaluation of a network that is told nothing but words.
 fn evaluate(unet: &UNet2DConditionModel, latents: &Tensor, timesteps: &[f64], hidden_states: &Tensor) -> Tensor {
-    let inputs = UNetInputs { latents, timesteps, hidden_states, added: None, guidance_scales: None };
+    let inputs = UNetInputs { latents, timesteps, hidden_states, added: None, guidance_scales: None, residuals: None };
     unet.forward(&inputs).unwrap()
 }
 

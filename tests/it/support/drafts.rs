@@ -4,13 +4,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use darkroom::diffusion::engine::Drawing;
-use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
-use darkroom::domain::{DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, RequestDraft};
-use darkroom::images::{Canvas, Framing, GrayImage, Pixels, RgbImage};
+use darkroom::diffusion::pipelines::{self, ControlNets, ModelSource, Pipeline};
+use darkroom::domain::{
+    ControlDraft, DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, RequestDraft,
+};
+use darkroom::images::{Canvas, ControlPicture, Framing, GrayImage, Pixels, RgbImage};
 
 /// tests/fixtures.
 pub(crate) fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A control by this ControlNet.
+pub(crate) fn control(model: &str, scale: f64, start: f64, end: f64) -> ControlDraft {
+    let (scale, start, end) = (Some(scale), Some(start), Some(end));
+    ControlDraft { model: Some(model.to_owned()), image: None, scale, start, end, is_faulty: false }
+}
+
+/// One of the tiny checkpoints, on the CPU, with the ControlNets of tests/fixtures.
+pub(crate) fn controlled_pipeline(style: &str) -> Arc<dyn Pipeline> {
+    let controlnets = ControlNets::open(&fixtures().join("controlnets"), 4).expect("a fixture opens");
+    let source = ModelSource { controlnets, ..ModelSource::at(style, fixtures().join(style)) };
+    pipelines::load(&source, DeviceSpec::Cpu).expect("a fixture loads")
 }
 
 /// One of the tiny checkpoints, on the CPU.
@@ -43,14 +58,31 @@ pub(crate) fn drawing(
     mask: Option<GrayImage>,
     pipeline: &dyn Pipeline,
 ) -> Drawing {
+    controlled(draft, (picture, mask), Vec::new(), pipeline)
+}
+
+/// The same with controls and their pictures.
+pub(crate) fn controlled(
+    draft: RequestDraft,
+    (picture, mask): (Option<RgbImage>, Option<GrayImage>),
+    controls: Vec<(ControlDraft, RgbImage)>,
+    pipeline: &dyn Pipeline,
+) -> Drawing {
     let inputs = ImageInputsDraft {
         init_image: picture.as_ref().map(|picture| input(InputName::InitImage, picture)),
         mask_image: mask.as_ref().map(|mask| input(InputName::MaskImage, mask)),
         ..draft.image_inputs.clone()
     };
-    let request = checked(RequestDraft { image_inputs: inputs, ..draft }, pipeline);
+    let asked = |(at, (draft, picture)): (usize, &(ControlDraft, RgbImage))| ControlDraft {
+        image: Some(input(InputName::Control(at as u8), picture)),
+        ..draft.clone()
+    };
+    let drafts = controls.iter().enumerate().map(asked).collect();
+    let request = checked(RequestDraft { image_inputs: inputs, controls: drafts, ..draft }, pipeline);
     let canvas = picture.map(|picture| Arc::new(Canvas::new(picture, mask, &Framing::of(&request))));
-    Drawing { request, canvas }
+    let pictures = controls.iter().map(|(_, picture)| ControlPicture::new(picture, &request, canvas.as_deref()));
+    let controls = pictures.collect();
+    Drawing { request, canvas, controls }
 }
 
 /// The request's part of a picture.

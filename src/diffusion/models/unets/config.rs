@@ -307,6 +307,16 @@ impl UNet2DConditionConfig {
         self.added
     }
 
+    /// Channels of the maps that the down path hands to the up path, in its order.
+    pub(super) fn skip_channels(&self) -> Vec<usize> {
+        let mut skips = vec![self.levels[0].channels];
+        for (k, level) in self.levels.iter().enumerate() {
+            let maps = level.layers + usize::from(k + 1 < self.levels.len());
+            skips.extend(std::iter::repeat_n(level.channels, maps));
+        }
+        skips
+    }
+
     /// Width of the text encoder's vectors.
     pub fn context_width(&self) -> usize {
         self.levels[0].context

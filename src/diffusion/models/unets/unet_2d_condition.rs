@@ -38,6 +38,20 @@ pub struct UNetInputs<'a> {
     pub added: Option<(&'a Tensor, &'a [&'a [f64]])>,
     /// N of them, where the configuration [`UNet2DConditionConfig::is_told_guidance`]; else nobody looks.
     pub guidance_scales: Option<&'a [f64]>,
+    /// What is added to the maps of some rows.
+    pub residuals: Option<&'a UNetResiduals>,
+}
+
+/// What ControlNets add to some rows of an evaluation (diffusers `down_block_additional_residuals` and
+/// `mid_block_additional_residual`); the other rows stay as they are, to the bit.
+#[derive(Clone, Debug)]
+pub struct UNetResiduals {
+    /// (K,) u32: which rows, each once.
+    pub rows: Tensor,
+    /// (K, C, h', w') f32, one for each map that the down path hands to the up path, in its order.
+    pub down: Vec<Tensor>,
+    /// (K, C, h', w') f32, for what comes from the middle.
+    pub mid: Tensor,
 }
 
 impl UNet2DConditionModel {
@@ -46,16 +60,13 @@ impl UNet2DConditionModel {
         let first = config.levels[0].channels;
         let options =
             ResnetOptions { groups: config.norm_groups, eps: config.norm_eps, time_width: Some(config.time_width) };
-        let mut skips = vec![first];
         let (mut down, mut inputs) = (Vec::new(), first);
         for (k, level) in config.levels.iter().enumerate() {
             down.push(DownBlock::load(k, inputs, &config, options, &w.pp("down_blocks").pp(k))?);
             inputs = level.channels;
-            let outputs = level.layers + usize::from(k + 1 < config.levels.len());
-            skips.extend(std::iter::repeat_n(inputs, outputs));
         }
         let mid = MidBlock::load(&config, options, &w.pp("mid_block"))?;
-        let mut up = Vec::new();
+        let (mut up, mut skips) = (Vec::new(), config.skip_channels());
         for (number, k) in (0..config.levels.len()).rev().enumerate() {
             let w = w.pp("up_blocks").pp(number);
             up.push(UpBlock::load(k, inputs, (&config, options), &mut skips, &w)?);
@@ -97,6 +108,12 @@ impl UNet2DConditionModel {
         }
         if let Some(mid) = &self.mid {
             x = mid.forward(&x, &told)?;
+        }
+        if let Some(UNetResiduals { rows, down, mid }) = inputs.residuals {
+            for (skip, residual) in skips.iter_mut().zip(down) {
+                *skip = skip.index_add(rows, residual, 0)?;
+            }
+            x = x.index_add(rows, mid, 0)?;
         }
         for block in &self.up {
             x = block.forward(x, &told, &mut skips)?;

@@ -6,6 +6,7 @@
 //! takes for granted; a folder named by `config` says otherwise.
 
 mod configs;
+mod controlnet;
 mod keys;
 mod text;
 mod unet;
@@ -20,6 +21,7 @@ pub(super) use keys::Keys;
 use super::clip_vocabulary::{END, ZERO, merges_txt, vocab_json};
 use super::header::Header;
 use super::names::NameMap;
+pub use controlnet::ControlNetFile;
 use text::{Kind, Place, Tower};
 use unet::UNet;
 pub use vae::VaeFile;

@@ -8,7 +8,7 @@ use crate::diffusion::weights::names::{NameMap, Row, View};
 /// Where it stands in a checkpoint.
 pub(super) const MODULE: &str = "model.diffusion_model";
 
-const RESNET: &[Row] = &[
+pub(super) const RESNET: &[Row] = &[
     ("norm1", "in_layers.0", View::Whole),
     ("conv1", "in_layers.2", View::Whole),
     ("time_emb_proj", "emb_layers.1", View::Whole),
@@ -19,12 +19,12 @@ const RESNET: &[Row] = &[
 
 /// One resolution.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Level {
-    channels: usize,
+pub(super) struct Level {
+    pub(super) channels: usize,
     /// Residual blocks.
-    layers: usize,
+    pub(super) layers: usize,
     /// Blocks of each transformer; 0 where it has none.
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 /// What its names and shapes tell.
@@ -52,7 +52,7 @@ impl UNet {
         ] {
             names.module(asked, stored(there), &[]);
         }
-        let down = down_path(keys, &mut names)?;
+        let down = down_path(keys, &mut names, &stored(""))?;
         names.module("mid_block.resnets.0", stored("middle_block.0"), RESNET);
         names.module("mid_block.attentions.0", stored("middle_block.1"), &[]);
         names.module("mid_block.resnets.1", stored("middle_block.2"), RESNET);
@@ -83,10 +83,11 @@ impl UNet {
     }
 }
 
-fn down_path(keys: &Keys<'_>, names: &mut NameMap) -> Result<Vec<Level>, String> {
-    let (blocks, mut levels) = (keys.count(&format!("{MODULE}.input_blocks"))?, vec![Level::default()]);
+/// The input blocks; `prefix` stands before their names.
+pub(super) fn down_path(keys: &Keys<'_>, names: &mut NameMap, prefix: &str) -> Result<Vec<Level>, String> {
+    let (blocks, mut levels) = (keys.count(&format!("{prefix}input_blocks"))?, vec![Level::default()]);
     for number in 1..blocks {
-        let (module, place) = (format!("{MODULE}.input_blocks.{number}"), levels.len() - 1);
+        let (module, place) = (format!("{prefix}input_blocks.{number}"), levels.len() - 1);
         if keys.has(&format!("{module}.0.op.weight")) {
             names.module(format!("down_blocks.{place}.downsamplers.0.conv"), format!("{module}.0.op"), &[]);
             levels.push(Level::default());
@@ -134,7 +135,7 @@ fn layer(keys: &Keys<'_>, names: &mut NameMap, (module, block): (&str, &str), le
 }
 
 /// As diffusers writes it. What no shape tells is as in every published checkpoint: 32 groups a norm, and heads.
-fn config(down: &[Level], up: &[Level], mid_depth: usize, linear: bool) -> Result<Value, String> {
+pub(super) fn config(down: &[Level], up: &[Level], mid_depth: usize, linear: bool) -> Result<Value, String> {
     let rising: Vec<&Level> = up.iter().rev().collect();
     let pairs = || down.iter().zip(&rising);
     let fits = |(down, up): (&Level, &&Level)| {
