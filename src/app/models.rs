@@ -57,9 +57,10 @@ impl Catalog {
     fn read(settings: &Settings) -> Result<Self, String> {
         let files = ModelFile::read_all(&settings.models.descriptions).map_err(|faults| told(&faults))?;
         let mut models: Vec<ModelSource> = files.into_iter().map(described).collect::<Result<_, _>>()?;
-        let dir = &settings.models.dir;
-        if !dir.as_os_str().is_empty() {
-            let found = pipelines::scan(dir).map_err(|error| format!("models.dir: {error}"))?;
+        let dir = settings.models_dir();
+        // The folder that nobody named need not be there.
+        if !settings.models.dir.as_os_str().is_empty() || dir.is_dir() {
+            let found = pipelines::scan(&dir).map_err(|error| format!("models.dir: {error}"))?;
             for (path, reason) in &found.skipped {
                 tracing::warn!(path = %path.display(), reason, "no model");
             }

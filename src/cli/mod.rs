@@ -8,6 +8,7 @@ mod migrate;
 mod models;
 mod openapi;
 mod pictures;
+mod pull;
 mod serve;
 
 use std::io::Write;
@@ -35,6 +36,8 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     /// Measure a running server under load, or (`bench engine`) the engine alone.
     Bench(Box<bench::BenchArgs>),
+    /// Fetch a model from Hugging Face, or a hub that speaks its protocol, to where `serve` finds it.
+    Pull(pull::PullArgs),
     /// List the models that would be served.
     Models(models::ModelsArgs),
     /// Bring the database up to date.
@@ -80,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => with_settings(args, |settings| block_on(serve::serve(settings))),
         Command::Generate(args) => generate::generate(*args),
         Command::Bench(args) => bench::bench(*args),
+        Command::Pull(args) => block_on(pull::pull(args)),
         Command::Models(args) => models::models(args),
         Command::Migrate(args) => with_settings(args, |settings| block_on(migrate::migrate(settings))),
         Command::Health(args) => block_on(health::health(args)),

@@ -84,7 +84,7 @@ pub struct ModelSettings {
     pub serve: Vec<String>,
     /// A folder with a TOML file a model.
     pub descriptions: PathBuf,
-    /// A folder that is searched for models; empty: none.
+    /// A folder that is searched for models; empty: `models` within `data_dir`, where there is one.
     pub dir: PathBuf,
     /// A folder of textual inversion embeddings for every model they fit; empty: none.
     pub embeddings: PathBuf,
@@ -227,6 +227,11 @@ impl Default for LogSettings {
 }
 
 impl Settings {
+    /// Where models are found, and where pulled ones go.
+    pub fn models_dir(&self) -> PathBuf {
+        if self.models.dir.as_os_str().is_empty() { self.data_dir.join("models") } else { self.models.dir.clone() }
+    }
+
     /// What no type can check, all faults at once: (setting, what is wrong).
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();

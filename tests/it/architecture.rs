@@ -96,6 +96,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("reqwest", &["cli"]),
+    ("hf_hub", &["cli"]),
 ];
 
 /// Modules that only hold rooms together.

@@ -17,7 +17,7 @@ pub use crate::diffusion::weights::Changes;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
 pub use controlnets::{Control, ControlNet, ControlNets};
 pub use latents::EncodedPicture;
-pub use registry::{ModelPlace, ModelSource, load};
+pub use registry::{ModelPlace, ModelSource, load, supported_classes};
 pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;

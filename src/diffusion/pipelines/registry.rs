@@ -114,10 +114,7 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
         other => {
             return Err(Error::Unsupported {
                 file: checkpoint.describe("model_index.json"),
-                reason: format!(
-                    "`_class_name` is {other:?}; supported: {}",
-                    [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat().join(", ")
-                ),
+                reason: format!("`_class_name` is {other:?}; supported: {}", supported_classes().join(", ")),
             });
         }
     };
@@ -159,6 +156,11 @@ const STABLE_DIFFUSION: &[&str] = &[
 ];
 const STABLE_DIFFUSION_XL: &[&str] =
     &["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"];
+
+/// What `_class_name` may say.
+pub fn supported_classes() -> Vec<&'static str> {
+    [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat()
+}
 
 fn open(spec: DeviceSpec) -> Result<Device> {
     match spec {

@@ -14,7 +14,7 @@ mod inspect;
 mod names;
 mod single_file;
 mod tensors;
-mod variants;
+pub mod variants;
 
 pub use changes::{Changed, Changes};
 pub use checkpoint::{Checkpoint, EmbeddedFiles, SingleFile};

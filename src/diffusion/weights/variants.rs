@@ -14,8 +14,10 @@ const PICKLES: [&str; 5] = [".bin", ".ckpt", ".pt", ".pth", ".pkl"];
 
 /// Weights in one file, or an index that names the files they are spread over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum WeightFile {
+pub enum WeightFile {
+    /// One file.
     Whole(String),
+    /// `.safetensors.index.json`; [`shards`] reads it.
     Index(String),
 }
 
@@ -24,7 +26,7 @@ pub(super) enum WeightFile {
 ///
 /// # Errors
 /// A sentence: nothing there, several variants and none configured, or files of a kind that is refused.
-pub(super) fn choose(names: &[String], variant: Option<&str>) -> Result<WeightFile, String> {
+pub fn choose(names: &[String], variant: Option<&str>) -> Result<WeightFile, String> {
     for stem in STEMS {
         let found = variants(names, stem);
         let wanted = [variant.unwrap_or(""), "", USUAL];
@@ -53,7 +55,7 @@ pub(super) fn choose(names: &[String], variant: Option<&str>) -> Result<WeightFi
 ///
 /// # Errors
 /// A sentence: no index, an empty one, or one that names files elsewhere.
-pub(super) fn shards(index: &Value) -> Result<BTreeMap<String, Vec<String>>, String> {
+pub fn shards(index: &Value) -> Result<BTreeMap<String, Vec<String>>, String> {
     let map = index.get("weight_map").and_then(Value::as_object).ok_or("it has no object `weight_map`")?;
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, file) in map {
@@ -65,7 +67,7 @@ pub(super) fn shards(index: &Value) -> Result<BTreeMap<String, Vec<String>>, Str
 }
 
 /// Whether the folder has a file of this variant, for any stem.
-pub(super) fn has_variant(names: &[String], variant: &str) -> bool {
+pub fn has_variant(names: &[String], variant: &str) -> bool {
     STEMS.iter().any(|stem| variants(names, stem).contains_key(variant))
 }
 
@@ -82,7 +84,7 @@ pub(super) fn usual_names() -> impl Iterator<Item = String> {
 }
 
 /// Whether a name ends like a file of Python's pickle format.
-pub(super) fn is_pickle(name: &str) -> bool {
+pub fn is_pickle(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     PICKLES.iter().any(|ending| name.ends_with(ending))
 }

@@ -7,6 +7,7 @@ mod crash;
 mod faults;
 mod models;
 mod page;
+mod pull;
 mod readme;
 mod server;
 mod workers;

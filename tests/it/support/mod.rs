@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod browser;
 pub(crate) mod drafts;
 pub(crate) mod gate;
+pub(crate) mod hub;
 pub(crate) mod single_files;
 pub(crate) mod sse;
 
