@@ -176,6 +176,8 @@ pub struct LimitSettings {
     pub max_input_pixels: u64,
     /// Most controls of a request; 0: none are taken.
     pub max_controls: u32,
+    /// Longest `start_within` and `expires_in`, in seconds.
+    pub max_deadline_s: u32,
 }
 
 impl Default for LimitSettings {
@@ -190,6 +192,7 @@ impl Default for LimitSettings {
             max_input_bytes: limits.max_input_bytes,
             max_input_pixels: limits.max_input_pixels,
             max_controls: limits.max_controls,
+            max_deadline_s: limits.max_deadline_s,
         }
     }
 }
@@ -206,6 +209,7 @@ impl LimitSettings {
             max_input_bytes: self.max_input_bytes,
             max_input_pixels: self.max_input_pixels,
             max_controls: self.max_controls,
+            max_deadline_s: self.max_deadline_s,
         }
     }
 }
@@ -291,6 +295,7 @@ impl Settings {
             ("limits.max_prompt_chars", self.limits.max_prompt_chars as u64),
             ("limits.max_input_bytes", self.limits.max_input_bytes as u64),
             ("limits.max_input_pixels", self.limits.max_input_pixels),
+            ("limits.max_deadline_s", self.limits.max_deadline_s.into()),
         ];
         for (key, value) in positive {
             check(value > 0, key, "is 0; it must be at least 1".to_owned());

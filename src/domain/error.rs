@@ -27,6 +27,8 @@ wire_names! {
         Unavailable => "unavailable",
         /// Each of the job's attempts lost its worker.
         WorkerLost => "worker_lost",
+        /// It was not started, or had not ended, in the time that its request gave it.
+        Expired => "expired",
         /// The device had no memory for the job, even alone.
         OutOfMemory => "out_of_memory",
         /// The drawing produced no usable picture (a NaN, a failing network).
@@ -49,6 +51,8 @@ pub enum ErrorKind {
     Busy,
     /// Out of service for now.
     Unavailable,
+    /// Its time was over.
+    Late,
     /// Ours.
     Internal,
 }
@@ -63,6 +67,7 @@ impl ErrorCode {
             Self::Conflict | Self::IdempotencyMismatch => ErrorKind::Conflict,
             Self::QueueFull => ErrorKind::Busy,
             Self::Unavailable => ErrorKind::Unavailable,
+            Self::Expired => ErrorKind::Late,
             Self::WorkerLost | Self::OutOfMemory | Self::GenerationFailed | Self::Internal => ErrorKind::Internal,
         }
     }

@@ -8,7 +8,9 @@
 //!     |  +-----------------+  +--------------------^
 //!     |        (or failed, when attempts are used up)
 //!     +--------------------------------------------> cancelled
-//!                       cancel
+//!     |                 cancel
+//!     +--------------------------------------------> failed
+//!        its deadline is over (running too, once its worker has left it)
 //! ```
 
 use std::fmt;
@@ -54,6 +56,8 @@ pub enum Transition {
     Fail,
     /// Somebody asked, and nobody draws it any more.
     Cancel,
+    /// Its deadline is over, and nobody draws it any more.
+    Expire,
 }
 
 impl JobStatus {
@@ -63,7 +67,9 @@ impl JobStatus {
             (Self::Queued, Transition::Claim) => Some(Self::Running),
             (Self::Running, Transition::Requeue) => Some(Self::Queued),
             (Self::Running, Transition::Succeed) => Some(Self::Succeeded),
-            (Self::Running, Transition::Fail) => Some(Self::Failed),
+            (Self::Running, Transition::Fail) | (Self::Queued | Self::Running, Transition::Expire) => {
+                Some(Self::Failed)
+            }
             (Self::Queued | Self::Running, Transition::Cancel) => Some(Self::Cancelled),
             _ => None,
         }
@@ -174,6 +180,24 @@ pub struct QueuePlace {
 }
 
 impl Job {
+    /// When it gives up: in the queue, when it must have been started (unless it was once) or ended; running, when it must have
+    /// ended. `None`: never.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let after = |seconds: u32| self.created_at.plus_ms(i64::from(seconds) * 1000);
+        let start = self.request.start_within().filter(|_| self.started_at.is_none()).map(after);
+        let end = self.request.expires_in().map(after);
+        match self.status {
+            JobStatus::Queued => start.into_iter().chain(end).min(),
+            JobStatus::Running => end,
+            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => None,
+        }
+    }
+
+    /// Whether its deadline is over.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
     /// Its place in the queue.
     pub fn place(&self) -> QueuePlace {
         let moved = match self.request.priority() {
@@ -191,7 +215,14 @@ mod tests {
 
     #[test]
     fn an_ended_job_stays_ended() {
-        let all = [Transition::Claim, Transition::Requeue, Transition::Succeed, Transition::Fail, Transition::Cancel];
+        let all = [
+            Transition::Claim,
+            Transition::Requeue,
+            Transition::Succeed,
+            Transition::Fail,
+            Transition::Cancel,
+            Transition::Expire,
+        ];
         for status in JobStatus::ALL.iter().filter(|status| status.is_terminal()) {
             assert!(all.iter().all(|transition| status.after(*transition).is_none()), "{status}");
         }

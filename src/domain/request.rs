@@ -89,6 +89,10 @@ pub struct RequestDraft {
     pub output_quality: Option<i64>,
     /// A [`Priority`] by name.
     pub priority: Option<String>,
+    /// Seconds until it must have been started.
+    pub start_within: Option<i64>,
+    /// Seconds until it must have ended.
+    pub expires_in: Option<i64>,
     /// The client's own words, handed back as they came.
     pub metadata: Option<Map<String, Value>>,
 }
@@ -112,6 +116,8 @@ pub struct Limits {
     pub max_input_pixels: u64,
     /// Most controls of a request.
     pub max_controls: u32,
+    /// Longest `start_within` and `expires_in`, in seconds.
+    pub max_deadline_s: u32,
 }
 
 impl Default for Limits {
@@ -125,6 +131,7 @@ impl Default for Limits {
             max_input_bytes: 16 << 20,
             max_input_pixels: 1 << 24,
             max_controls: 4,
+            max_deadline_s: 7 * 24 * 3600,
         }
     }
 }
@@ -181,6 +188,10 @@ pub struct GenerationRequest {
     num_images: u32,
     output: OutputOptions,
     priority: Priority,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start_within: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u32>,
     metadata: Map<String, Value>,
 }
 
@@ -362,6 +373,14 @@ impl GenerationRequest {
     pub fn priority(&self) -> Priority {
         self.priority
     }
+    /// Seconds from its acceptance until it must have been started.
+    pub fn start_within(&self) -> Option<u32> {
+        self.start_within
+    }
+    /// Seconds from its acceptance until it must have ended.
+    pub fn expires_in(&self) -> Option<u32> {
+        self.expires_in
+    }
     /// The client's own words.
     pub fn metadata(&self) -> &Map<String, Value> {
         &self.metadata
@@ -399,6 +418,7 @@ impl RequestDraft {
         faults.strength(&image_inputs, steps);
         let (width, height) = faults.sides((self.width, self.height), &image_inputs, model);
         let first = (width, height, steps);
+        let (start_within, expires_in) = faults.deadlines(self.start_within, self.expires_in, limits.max_deadline_s);
         let hires = faults.hires(self.hires, first, &image_inputs, (model, limits.max_steps));
         let request = GenerationRequest {
             model: model.id.clone(),
@@ -435,6 +455,8 @@ impl RequestDraft {
                 quality: faults.integer("output.quality", self.output_quality, 90, 1, 100) as u8,
             },
             priority: faults.named("priority", self.priority, Priority::Normal, Priority::ALL),
+            start_within,
+            expires_in,
             metadata: faults.metadata(self.metadata, limits),
         };
         faults.pixels(&request, limits);

@@ -47,6 +47,23 @@ impl Faults {
         }
     }
 
+    /// A start that may come later than the end says nothing, and hardly what was meant.
+    pub(super) fn deadlines(
+        &mut self,
+        start_within: Option<i64>,
+        expires_in: Option<i64>,
+        longest: u32,
+    ) -> (Option<u32>, Option<u32>) {
+        let mut seconds = |field, given: Option<i64>| given.map(|_| self.integer(field, given, longest, 1, longest));
+        let (start, end) = (seconds("start_within", start_within), seconds("expires_in", expires_in));
+        if let (Some(start), Some(end)) = (start, end)
+            && start > end
+        {
+            self.add("start_within", start, format!("must not be above `expires_in`, which is {end}"));
+        }
+        (start, end)
+    }
+
     pub(super) fn side(&mut self, field: &str, given: Option<i64>, default: u32, model: &ModelInfo) -> u32 {
         let Some(value) = given else { return default };
         match u32::try_from(value) {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::record::{Record, Room, fill_order, pixel_steps, row_pixels};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    QueueStats, Rescued, Result, Select, StoreOptions,
+    Overdue, QueueStats, Rescued, Result, Select, StoreOptions,
 };
 use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, QueuePlace, SizeKey, Timestamp};
 
@@ -26,6 +26,8 @@ struct State {
     groups: BTreeMap<GroupKey, BTreeSet<QueuePlace>>,
     running: BTreeSet<JobId>,
     keys: HashMap<String, JobId>,
+    /// Of jobs that wait or run.
+    deadlines: BTreeSet<(Timestamp, JobId)>,
     pixel_steps: u64,
     waiting_rows: u64,
 }
@@ -61,6 +63,9 @@ impl State {
         if !record.job.status.is_terminal() {
             self.pixel_steps += pixel_steps(&record.job.request);
         }
+        if let Some(deadline) = record.job.deadline() {
+            self.deadlines.insert((deadline, record.job.id));
+        }
         if let Some(idempotency) = &record.idempotency {
             self.keys.insert(idempotency.key.clone(), record.job.id);
         }
@@ -84,10 +89,32 @@ impl State {
         if !record.job.status.is_terminal() {
             self.pixel_steps -= pixel_steps(&record.job.request);
         }
+        if let Some(deadline) = record.job.deadline() {
+            self.deadlines.remove(&(deadline, id));
+        }
         if let Some(idempotency) = &record.idempotency {
             self.keys.remove(&idempotency.key);
         }
         Some(record)
+    }
+
+    fn overdue(&self, now: Timestamp) -> Vec<JobId> {
+        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// Takes waiting jobs whose deadline is over from where claims look. They end by [`JobStore::expire_overdue`], or are
+    /// cancelled before; none of them is put back.
+    fn hide_overdue(&mut self, now: Timestamp) {
+        for id in self.overdue(now) {
+            let Record { job, place, .. } = &self.records[&id];
+            let key = GroupKey::of(&job.request);
+            if let Some(group) = self.groups.get_mut(&key) {
+                group.remove(place);
+                if group.is_empty() {
+                    self.groups.remove(&key);
+                }
+            }
+        }
     }
 
     /// Works on a copy, so that a refused change leaves the record as it was.
@@ -198,6 +225,7 @@ impl JobStore for MemoryStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
         let mut state = self.state();
         let now = self.clock.now();
+        state.hide_overdue(now);
         let mut claimed = Vec::new();
         for id in state.fitting(&request) {
             let mut record = state.records[&id].clone();
@@ -256,6 +284,18 @@ impl JobStore for MemoryStore {
             state.put(record);
         }
         Ok(rescued)
+    }
+
+    async fn expire_overdue(&self) -> Result<Vec<Overdue>> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let mut overdue = Vec::new();
+        for id in state.overdue(now) {
+            let mut record = state.records[&id].clone();
+            overdue.extend(record.overdue(&self.options, now)?);
+            state.put(record);
+        }
+        Ok(overdue)
     }
 
     async fn remove(&self, id: JobId) -> Result<Option<Job>> {

@@ -117,7 +117,7 @@ pub struct ClaimedJob {
 pub enum LeaseState {
     /// Renewed.
     Held,
-    /// Renewed, and somebody wants the job to end.
+    /// Renewed, and the job is to be left: somebody wants its end, or its deadline is over.
     CancelRequested,
     /// Somebody else's, or ended: stop working on it.
     Lost,
@@ -161,6 +161,15 @@ pub enum Rescued {
     Failed(Job),
     /// A cancel had been requested: cancelled.
     Cancelled(Job),
+}
+
+/// A job whose deadline ([`Job::deadline`]) is over.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Overdue {
+    /// It waited: failed with `expired`.
+    Ended(Box<Job>),
+    /// It runs: its worker must leave it, and then finishes it as cancelled, which is recorded as `expired`.
+    Running(JobId),
 }
 
 /// Which jobs to list, newest first.
@@ -221,6 +230,8 @@ pub trait JobStore: Send + Sync {
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>>;
     /// Ends or requeues jobs whose lease has expired.
     async fn rescue_expired(&self) -> Result<Vec<Rescued>>;
+    /// Ends waiting jobs whose deadline is over, and tells which running ones are past theirs. No claim takes such a job.
+    async fn expire_overdue(&self) -> Result<Vec<Overdue>>;
     /// Forgets one ended job; `None` when there is none, [`Error::NotEnded`] when it has not ended.
     async fn remove(&self, id: JobId) -> Result<Option<Job>>;
     /// Forgets ended jobs past their `expires_at`, at most `limit`, and returns them so that their artifacts can go too.

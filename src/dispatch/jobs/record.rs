@@ -4,7 +4,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::{ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Rescued, Result, StoreOptions};
+use super::{
+    ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Overdue, Rescued, Result, StoreOptions,
+};
 use crate::domain::{
     ALIKE_WITHIN_MS, ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, QueuePlace, Timestamp,
     Transition, WorkerId,
@@ -67,7 +69,8 @@ impl Record {
         match &mut self.lease {
             Some(held) if held.token == lease.token => {
                 held.expires_at = now.plus_ms(clamp_ms(lease_ms));
-                if self.job.cancel_requested { LeaseState::CancelRequested } else { LeaseState::Held }
+                let is_to_leave = self.job.cancel_requested || self.job.is_overdue(now);
+                if is_to_leave { LeaseState::CancelRequested } else { LeaseState::Held }
             }
             _ => LeaseState::Lost,
         }
@@ -91,6 +94,10 @@ impl Record {
             Outcome::Failed(error) => {
                 self.step(Transition::Fail)?;
                 self.job.error = Some(error);
+                JobTimings::default()
+            }
+            Outcome::Cancelled if !self.job.cancel_requested && self.job.is_overdue(now) => {
+                self.expire(now)?;
                 JobTimings::default()
             }
             Outcome::Cancelled => {
@@ -135,6 +142,31 @@ impl Record {
                 Ok(super::Cancelled::AlreadyEnded(self.job.clone()))
             }
         }
+    }
+
+    /// For a job whose deadline may be over; `None` when it is not.
+    pub(super) fn overdue(&mut self, options: &StoreOptions, now: Timestamp) -> Result<Option<Overdue>> {
+        if !self.job.is_overdue(now) {
+            return Ok(None);
+        }
+        if self.job.status == JobStatus::Running {
+            return Ok(Some(Overdue::Running(self.job.id)));
+        }
+        self.expire(now)?;
+        self.end(JobTimings::default(), options, now);
+        Ok(Some(Overdue::Ended(Box::new(self.job.clone()))))
+    }
+
+    fn expire(&mut self, now: Timestamp) -> Result<()> {
+        let request = &self.job.request;
+        let is_past_end = |seconds: &u32| self.job.created_at.plus_ms(i64::from(*seconds) * 1000) <= now;
+        let message = match (request.expires_in().filter(is_past_end), request.start_within()) {
+            (None, Some(seconds)) => format!("it was not started within {seconds} s (`start_within`)"),
+            (seconds, _) => format!("it had not ended within {} s (`expires_in`)", seconds.unwrap_or_default()),
+        };
+        self.step(Transition::Expire)?;
+        self.job.error = Some(JobError { code: ErrorCode::Expired, message });
+        Ok(())
     }
 
     /// For a running job whose lease has expired; the caller has looked.

@@ -19,9 +19,9 @@ use super::record::{Record, Room, fill_order};
 use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
-    Outcome, QueueStats, Rescued, Result, Select, StoreOptions,
+    Outcome, Overdue, QueueStats, Rescued, Result, Select, StoreOptions,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, QueuePlace, SizeKey};
+use crate::domain::{Clock, GroupKey, Job, JobId, QueuePlace, SizeKey, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -29,7 +29,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Readers never wait for writers (WAL), so a few suffice.
 const READERS: u32 = 4;
-/// Jobs rescued in one transaction; the next call takes the rest.
+/// Jobs rescued or expired in one transaction; the next call takes the rest.
 const RESCUE_LIMIT: i64 = 256;
 
 /// [`JobStore`] in a SQLite file.
@@ -110,7 +110,11 @@ async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
 
 /// The group of the oldest waiting job of these models: one index look-up a model, as long as no size is excepted. Else
 /// the jobs of this size that stand before the limit are passed over, which are few: they would have been taken first.
-async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Option<GroupKey>> {
+async fn oldest_group(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    now: Timestamp,
+) -> Result<Option<GroupKey>> {
     let (except, before) = match &request.select {
         Select::Other { except, before } => (Some(except), *before),
         _ => (None, None),
@@ -119,6 +123,7 @@ async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest)
     for model in &request.models {
         let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
         query.push(" AND model = ").push_bind(model.as_str());
+        in_time(&mut query, now);
         stands_before(&mut query, before);
         for size in except.iter().filter(|size| size.model == *model) {
             query.push(" AND NOT (width = ").push_bind(size.width);
@@ -136,6 +141,10 @@ async fn oldest_group(connection: &mut SqliteConnection, request: &ClaimRequest)
     Ok(oldest.map(|(_, group)| group))
 }
 
+fn in_time(query: &mut QueryBuilder<Sqlite>, now: Timestamp) {
+    query.push(" AND (deadline_ms IS NULL OR deadline_ms > ").push_bind(now.unix_ms()).push(")");
+}
+
 fn stands_before(query: &mut QueryBuilder<Sqlite>, before: Option<QueuePlace>) {
     if let Some(before) = before {
         query.push(" AND (rank_ms, id) < (").push_bind(before.rank_ms);
@@ -144,26 +153,26 @@ fn stands_before(query: &mut QueryBuilder<Sqlite>, before: Option<QueuePlace>) {
 }
 
 /// Whether a claim would find anything: for a look without the write lock.
-async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<bool> {
+async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest, now: Timestamp) -> Result<bool> {
     match &request.select {
-        Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request).await?.is_some()),
-        Select::Fill { size, before, .. } => Ok(!waiting(connection, size, None, *before, 1).await?.is_empty()),
+        Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request, now).await?.is_some()),
+        Select::Fill { size, before, .. } => Ok(!waiting(connection, size, (None, *before), 1, now).await?.is_empty()),
     }
 }
 
 /// The selected jobs that fit, in order.
-async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<Vec<JobId>> {
+async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest, now: Timestamp) -> Result<Vec<JobId>> {
     // Each job has a row at least.
     let most = request.max_rows.max(1);
     let selected = match &request.select {
-        Select::Group | Select::Other { .. } => match oldest_group(connection, request).await? {
-            Some(group) => waiting(connection, &group.size(), Some(group.steps), None, most).await?,
+        Select::Group | Select::Other { .. } => match oldest_group(connection, request, now).await? {
+            Some(group) => waiting(connection, &group.size(), (Some(group.steps), None), most, now).await?,
             None => Vec::new(),
         },
         Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
         Select::Fill { size, steps, before } => {
-            let by_age = waiting(connection, size, None, *before, most).await?;
-            let alike = waiting(connection, size, Some(*steps), *before, most).await?;
+            let by_age = waiting(connection, size, (None, *before), most, now).await?;
+            let alike = waiting(connection, size, (Some(*steps), *before), most, now).await?;
             let places = |jobs: &[(QueuePlace, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
             let rows: HashMap<QueuePlace, RowCount> = by_age.iter().chain(&alike).copied().collect();
             let order = fill_order(&places(&by_age), &places(&alike));
@@ -188,9 +197,9 @@ struct RowCount {
 async fn waiting(
     connection: &mut SqliteConnection,
     size: &SizeKey,
-    steps: Option<u32>,
-    before: Option<QueuePlace>,
+    (steps, before): (Option<u32>, Option<QueuePlace>),
     most: u32,
+    now: Timestamp,
 ) -> Result<Vec<(QueuePlace, RowCount)>> {
     let mut query = QueryBuilder::new("SELECT id, rank_ms, row_count FROM jobs WHERE status = 'queued'");
     query.push(" AND model = ").push_bind(size.model.as_str());
@@ -198,6 +207,7 @@ async fn waiting(
     if let Some(steps) = steps {
         query.push(" AND steps = ").push_bind(steps);
     }
+    in_time(&mut query, now);
     stands_before(&mut query, before);
     query.push(" ORDER BY rank_ms, id LIMIT ").push_bind(most);
     let jobs = query.build().fetch_all(connection).await?;
@@ -208,6 +218,14 @@ async fn waiting(
         Ok((place, RowCount { rows, row_pixels }))
     };
     jobs.iter().map(read).collect()
+}
+
+/// Jobs that have not ended and whose deadline is over, going by the column.
+async fn overdue(connection: &mut SqliteConnection, now: Timestamp, most: i64) -> Result<Vec<Record>> {
+    let text = "SELECT * FROM jobs WHERE deadline_ms IS NOT NULL AND deadline_ms <= ? \
+                AND status IN ('queued', 'running') ORDER BY deadline_ms LIMIT ?";
+    let rows = sqlx::query(text).bind(now.unix_ms()).bind(most).fetch_all(connection).await?;
+    rows.iter().map(record).collect()
 }
 
 #[async_trait]
@@ -264,14 +282,14 @@ impl JobStore for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
         // Idle workers ask often: look without the write lock first, and look again once it is held.
         let mut reader = self.reader.acquire().await?;
-        if !is_anything(&mut reader, &request).await? {
+        if !is_anything(&mut reader, &request, self.clock.now()).await? {
             return Ok(Vec::new());
         }
         drop(reader);
         let mut transaction = self.write().await?;
         let now = self.clock.now();
         let mut claimed = Vec::new();
-        for id in fitting(&mut transaction, &request).await? {
+        for id in fitting(&mut transaction, &request, now).await? {
             let Some(mut record) = load(&mut transaction, id).await? else { continue };
             let lease = record.claim(&request, now)?;
             update(&mut transaction, &record).await?;
@@ -348,6 +366,28 @@ impl JobStore for SqliteStore {
         }
         transaction.commit().await?;
         Ok(rescued)
+    }
+
+    async fn expire_overdue(&self) -> Result<Vec<Overdue>> {
+        let now = self.clock.now();
+        // Asked for every second, and rarely is there any: look without the write lock first.
+        let mut reader = self.reader.acquire().await?;
+        if overdue(&mut reader, now, 1).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        drop(reader);
+        let mut transaction = self.write().await?;
+        let mut found = Vec::new();
+        for mut record in overdue(&mut transaction, now, RESCUE_LIMIT).await? {
+            let what = record.overdue(&self.options, now)?;
+            // One that is not overdue was changed by an older program, which leaves the column as it was.
+            if !matches!(what, Some(Overdue::Running(_))) {
+                update(&mut transaction, &record).await?;
+            }
+            found.extend(what);
+        }
+        transaction.commit().await?;
+        Ok(found)
     }
 
     async fn remove(&self, id: JobId) -> Result<Option<Job>> {

@@ -42,7 +42,8 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     let (job, request) = (&record.job, &record.job.request);
     sqlx::query(
         "INSERT INTO jobs (id, status, request, model, width, height, steps, row_count, pixel_steps, rank_ms, \
-         created_at_ms, idempotency_key, idempotency_fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id_bytes(job.id))
     .bind(job.status.name())
@@ -55,6 +56,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(pixel_steps(request) as i64)
     .bind(record.place.rank_ms)
     .bind(job.created_at.unix_ms())
+    .bind(job.deadline().map(Timestamp::unix_ms))
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.key.as_str()))
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))
     .execute(connection)
@@ -68,7 +70,7 @@ pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -
     sqlx::query(
         "UPDATE jobs SET status = ?, started_at_ms = ?, ended_at_ms = ?, expires_at_ms = ?, attempts = ?, \
          cancel_requested = ?, lease_worker = ?, lease_token = ?, lease_expires_at_ms = ?, images = ?, timings = ?, \
-         warnings = ?, error = ? WHERE id = ?",
+         warnings = ?, error = ?, deadline_ms = ? WHERE id = ?",
     )
     .bind(job.status.name())
     .bind(job.started_at.map(Timestamp::unix_ms))
@@ -83,6 +85,7 @@ pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -
     .bind(job.timings.as_ref().map(to_json).transpose()?)
     .bind(to_json(&job.warnings)?)
     .bind(job.error.as_ref().map(to_json).transpose()?)
+    .bind(job.deadline().map(Timestamp::unix_ms))
     .bind(id_bytes(job.id))
     .execute(connection)
     .await?;

@@ -85,6 +85,7 @@ impl WorkerPool {
         }
         let upkeep = vec![
             tokio::spawn(upkeep::rescue(parts.clone(), options.lease / 3)),
+            tokio::spawn(upkeep::expire(parts.clone())),
             tokio::spawn(upkeep::remove_expired(parts.clone())),
         ];
         Ok(Self { models, stop, workers, upkeep, hub: parts.hub })

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::pool::PoolParts;
-use crate::dispatch::jobs::Rescued;
-use crate::domain::{JobError, JobEventKind, JobId};
+use crate::dispatch::jobs::{Overdue, Rescued};
+use crate::domain::{Job, JobError, JobEventKind, JobId};
 
 /// Jobs removed at once; more wait for the next round.
 const REMOVED_AT_ONCE: u32 = 200;
 const REMOVAL_PERIOD: Duration = Duration::from_secs(60);
+/// Deadlines are whole seconds.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Requeues or ends jobs whose lease has expired. Every replica does it: the store lets one win.
 pub(super) async fn rescue(parts: PoolParts, period: Duration) {
@@ -52,6 +54,40 @@ async fn announce(parts: &PoolParts, rescued: Rescued) {
     }
     parts.events.publish(id, kind).await;
     parts.hub.wake();
+}
+
+/// Ends jobs whose deadline is over. Every replica does it; those that run hear of it here, or from their next heartbeat.
+pub(super) async fn expire(parts: PoolParts) {
+    let mut ticks = tokio::time::interval(EXPIRY_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match parts.jobs.expire_overdue().await {
+            Ok(overdue) => {
+                for job in overdue {
+                    match job {
+                        Overdue::Ended(job) => expired(&parts, *job).await,
+                        Overdue::Running(job) => parts.hub.cancel(job),
+                    }
+                }
+            }
+            Err(error) => {
+                parts.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot look for jobs past their deadline");
+            }
+        }
+    }
+}
+
+async fn expired(parts: &PoolParts, job: Job) {
+    tracing::info!(job.id = %job.id, "a waiting job's deadline is over");
+    parts.metrics.jobs_ended.with_label_values(&[job.status.name()]).inc();
+    // An attempt that was lost or handed back may have left pictures; nobody will ask for them.
+    if let Err(error) = parts.artifacts.remove_drawn(job.id).await {
+        tracing::warn!(job.id = %job.id, %error, "cannot remove the pictures of an expired job");
+    }
+    let error = job.error.expect("an expired job says why. This is a bug in jobs.");
+    parts.events.publish(job.id, JobEventKind::Failed(error)).await;
 }
 
 /// Forgets ended jobs past their time, and their pictures.

@@ -47,6 +47,8 @@ const FIELDS: &[&str] = &[
     "num_images",
     "output",
     "priority",
+    "start_within",
+    "expires_in",
     "metadata",
 ];
 
@@ -187,6 +189,8 @@ impl Reader {
             "noise" => self.draft.noise = self.text(name, value),
             "num_images" => self.draft.num_images = self.integer(name, value),
             "priority" => self.draft.priority = self.text(name, value),
+            "start_within" => self.draft.start_within = self.integer(name, value),
+            "expires_in" => self.draft.expires_in = self.integer(name, value),
             "metadata" => match value {
                 Value::Object(map) => self.draft.metadata = Some(map),
                 other => self.wrong(name, other, "an object"),

@@ -14,7 +14,7 @@ use super::body::{self, Parsed};
 use super::types::{CreateJobBody, CreateJobForm, JobBody, JobList};
 use crate::domain::{ErrorCode, FieldError, ImageFormat, JobId, JobStatus};
 use crate::http::Door;
-use crate::http::errors::{Problem, Result};
+use crate::http::errors::{Problem, Result, status_of};
 use crate::http::negotiate::preferred;
 use crate::service::{Error, JobView, Submission};
 
@@ -62,7 +62,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         (status = 429, description = "The queue is full; `Retry-After` says when to try again.", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The job failed (`Accept: image/*`).", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Draining, or too many waiting requests.", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "The picture was not ready in time; `X-Darkroom-Job` names the job, which goes on.", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "The picture was not ready in time; `X-Darkroom-Job` names the job, which goes on; or it had failed by then with `expired`.", body = Problem, content_type = "application/problem+json"),
     ))]
 pub(in crate::http) async fn create(
     State(door): State<Door>,
@@ -181,7 +181,7 @@ fn not_a_picture(view: &JobView, id: JobId) -> Option<Problem> {
             let error = view.job.error.as_ref();
             let code = error.map_or(ErrorCode::Internal, |error| error.code);
             let detail = error.map_or_else(String::new, |error| error.message.clone());
-            Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, code.name(), format!("job {id} failed: {detail}")))
+            Some(Problem::new(status_of(code), code.name(), format!("job {id} failed: {detail}")))
         }
         JobStatus::Cancelled => {
             Some(Problem::new(StatusCode::CONFLICT, ErrorCode::Conflict.name(), format!("job {id} was cancelled")))

@@ -86,6 +86,12 @@ pub(in crate::http) struct CreateJobBody {
     output: Option<OutputBody>,
     /// `interactive`, `normal` or `bulk`.
     priority: Option<String>,
+    /// Seconds from now within which it must be started: a job that still waits then fails with the code `expired` and is never
+    /// drawn. 1 to 604800 (the server's limit); no such limit when absent.
+    start_within: Option<u32>,
+    /// Seconds from now within which it must have ended: a job that still waits or runs then fails with the code `expired`; one
+    /// that runs leaves its batch at the next step. Not below `start_within`.
+    expires_in: Option<u32>,
     /// Your own words, handed back as they came.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,

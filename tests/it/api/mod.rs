@@ -3,6 +3,7 @@
 // What is refused, and how.
 mod bad_input;
 mod continuous;
+mod deadlines;
 // Jobs from submit to end.
 mod jobs;
 // Pictures that come with requests.

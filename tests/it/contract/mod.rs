@@ -23,6 +23,7 @@ mod event_bus;
 mod job_store;
 mod job_store_bed;
 mod job_store_claims;
+mod job_store_deadlines;
 mod job_store_files;
 mod streams;
 mod workers;
