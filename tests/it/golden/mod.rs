@@ -22,6 +22,9 @@ mod controlnets;
 // Networks of full size, from files that a person makes.
 mod full_size;
 
+// Last latents, from files that a script makes.
+mod parity;
+
 // Pictures that clients send.
 mod images;
 pub(crate) use images::crc32;

@@ -1,6 +1,8 @@
 //! Every sampler's levels and whole trajectories against diffusers. `tests/fixtures/samplers/make_samplers.py` made the
 //! reference and says how.
 
+use std::collections::BTreeMap;
+
 use darkroom::diffusion::samplers::{Mix, PlanRequest, PlanStep, SamplingPlan, TrainingSchedule};
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,7 +37,7 @@ struct Table {
     fnv1a: String,
     first: Vec<u32>,
     last: Vec<u32>,
-    native_sample: std::collections::BTreeMap<usize, u32>,
+    native_sample: BTreeMap<usize, u32>,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +95,7 @@ fn every_sampler_walks_the_reference_trajectory() {
     for case in &fixture.cases {
         case.check(&mut worst);
     }
-    println!("{} cases; worst {worst:?}", fixture.cases.len());
+    worst.print();
     assert!(fixture.cases.len() > 200, "only {} cases: is the fixture whole?", fixture.cases.len());
 }
 
@@ -106,16 +108,36 @@ fn every_sampler_begins_late_as_the_reference_does() {
         assert!(case.skip > 0);
         case.check(&mut worst);
     }
-    println!("{} cases; worst {worst:?}", fixture.cases.len());
+    worst.print();
     assert!(fixture.cases.len() > 100, "only {} cases: is the fixture whole?", fixture.cases.len());
 }
 
-/// The largest deviations met, with the case that had them.
+/// The largest deviations met, by sampler.
 #[derive(Debug, Default)]
-struct Worst {
+struct Worst(BTreeMap<String, Deviations>);
+
+/// Of one sampler, each with the case that had it.
+#[derive(Debug, Default)]
+struct Deviations {
+    cases: usize,
     double: (f64, String),
     single: (f64, String),
     applied: (f64, String),
+}
+
+impl Worst {
+    /// A line a sampler, which `tests/parity/report.py` reads, and the cases behind it.
+    fn print(&self) {
+        for (kind, off) in &self.0 {
+            eprintln!(
+                "{kind}: {} cases, double {:e}, single {:e}",
+                off.cases,
+                off.double.0,
+                off.single.0.max(off.applied.0)
+            );
+            eprintln!("  double: {}\n  single: {}\n  applied: {}", off.double.1, off.single.1, off.applied.1);
+        }
+    }
 }
 
 impl Case {
@@ -160,6 +182,8 @@ impl Case {
                 near(states[index][j], *theirs, largest, format!("latent {j} after step {index}"));
             }
         }
+        let worst = worst.0.entry(self.kind.clone()).or_default();
+        worst.cases += 1;
         if double > worst.double.0 {
             worst.double = (double, name.clone());
         }
