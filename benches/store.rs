@@ -11,8 +11,8 @@ use darkroom::dispatch::jobs::{
     ClaimRequest, ClaimedJob, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
 };
 use darkroom::domain::{
-    GenerationRequest, JobId, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
-    SystemClock, WorkerId,
+    GenerationRequest, JobId, LatentSpace, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind,
+    SigmaSchedule, SystemClock, WorkerId,
 };
 use tokio::runtime::Runtime;
 
@@ -35,6 +35,7 @@ fn request(group: usize) -> GenerationRequest {
         size_conditioning: false,
         inpainting: false,
         controlnets: Vec::new(),
+        latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {

@@ -10,10 +10,11 @@ use super::pictures::Pictures;
 use super::{ServeArgs, say};
 use crate::app::{Seams, engine_options, model_source};
 use crate::config::Settings;
-use crate::diffusion::engine::{Drawing, EngineEvent, draw};
+use crate::diffusion::engine::{Drawing, EngineEvent, draw_with};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RequestDraft, SizeConditioningDraft,
+    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RefinerDraft, RequestDraft,
+    SizeConditioningDraft,
 };
 use crate::images;
 
@@ -62,6 +63,21 @@ pub(super) struct GenerateArgs {
     /// Sampler steps of the second pass.
     #[arg(long, requires = "hires_scale", allow_negative_numbers = true)]
     hires_steps: Option<i64>,
+    /// A model that goes on with the latents, as Stable Diffusion XL's refiner; named as --model is.
+    #[arg(long, value_name = "MODEL")]
+    refiner_model: Option<String>,
+    /// Share of the training schedule at which it takes over, between 0 and 1; 0.8 when absent.
+    #[arg(long, requires = "refiner_model", allow_negative_numbers = true)]
+    refiner_switch_at: Option<f64>,
+    /// Sampler steps that its noise levels are made of.
+    #[arg(long, requires = "refiner_model", allow_negative_numbers = true)]
+    refiner_steps: Option<i64>,
+    /// Share of the training schedule at which the run begins, with --init-image as it is.
+    #[arg(long, allow_negative_numbers = true)]
+    denoising_start: Option<f64>,
+    /// Share of the training schedule at which the run ends.
+    #[arg(long, allow_negative_numbers = true)]
+    denoising_end: Option<f64>,
     /// Sampler steps.
     #[arg(long, allow_negative_numbers = true)]
     steps: Option<i64>,
@@ -148,14 +164,26 @@ impl Sizes {
 pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let settings = ServeArgs { config: args.config.clone(), ..ServeArgs::default() }.settings()?;
     let format = format_of(&args.output)?;
-    let source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
-    let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
+    let load = |flag: &str, name: &str| {
+        let source = model_source(&settings, name).map_err(|error| format!("{flag}: {error}"))?;
+        pipelines::load(&source, args.device).map_err(|error| error.to_string())
+    };
+    let mut models = vec![load("--model", &args.model)?];
+    // The same model may go on by itself.
+    if let Some(refiner) = args.refiner_model.as_ref().filter(|refiner| **refiner != args.model) {
+        models.push(load("--refiner-model", refiner)?);
+    }
+    let served: Vec<ModelInfo> = models.iter().map(|model| model.info().clone()).collect();
+    let refiner = served.last().map(|info| info.id.to_string());
     let output = args.output.clone();
     let pictures = args.pictures.read(&settings)?;
     let controls = args.controls.read(&settings)?;
     let inputs = args.pictures.draft(&pictures);
-    let draft = RequestDraft { image_inputs: inputs, controls: controls.drafts(), ..draft(args, format) };
-    let request = validated(draft, pipeline.info(), &settings)?;
+    let mut draft = RequestDraft { image_inputs: inputs, controls: controls.drafts(), ..draft(args, format) };
+    if let Some(draft) = draft.refiner.as_mut() {
+        draft.model = refiner;
+    }
+    let request = validated(draft, &served, &settings)?;
     let canvas = pictures.canvas(&request);
     let controls = controls.pictures(&request, canvas.as_deref());
 
@@ -169,7 +197,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
         _ => {}
     };
     let options = engine_options(&settings, Seams::default());
-    let pictures = draw(pipeline, Drawing { request: request.clone(), canvas, controls }, options, watch)
+    let pictures = draw_with(models, Drawing { request: request.clone(), canvas, controls }, options, watch)
         .map_err(|(code, message)| format!("{code}: {message}"))?;
     bar.finish_and_clear();
 
@@ -198,6 +226,13 @@ fn draft(args: GenerateArgs, format: ImageFormat) -> RequestDraft {
             strength: args.hires_strength,
             steps: args.hires_steps,
         }),
+        refiner: args.refiner_model.map(|model| RefinerDraft {
+            model: Some(model),
+            switch_at: args.refiner_switch_at,
+            steps: args.refiner_steps,
+        }),
+        denoising_start: args.denoising_start,
+        denoising_end: args.denoising_end,
         steps: args.steps,
         guidance_scale: args.guidance_scale,
         guidance_rescale: args.guidance_rescale,
@@ -215,14 +250,14 @@ fn draft(args: GenerateArgs, format: ImageFormat) -> RequestDraft {
     }
 }
 
-/// Checks a draft as the server would; every fault at once, by the names of the flags.
+/// Checks a draft as the server of these models would, the first of which draws; every fault at once, by the names of the flags.
 pub(super) fn validated(
     draft: RequestDraft,
-    model: &ModelInfo,
+    served: &[ModelInfo],
     settings: &Settings,
 ) -> Result<GenerationRequest, String> {
     let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
-    draft.validate(model, &settings.limits.limits(), drawn).map_err(|faults| {
+    draft.validate_among(&served[0], served, &settings.limits.limits(), drawn).map_err(|faults| {
         let flag = |fault: &FieldError| {
             let name = fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.");
             if name.starts_with("controls") { "control".to_owned() } else { name.replace(['_', '.'], "-") }

@@ -198,6 +198,11 @@ impl ImageInputs {
         Self { strength: Some(strength), ..Self::default() }
     }
 
+    /// Where the run begins at a share of the schedule, no strength says where.
+    pub(super) fn drawn_from(self, denoising_start: Option<f64>) -> Self {
+        if denoising_start.is_some() { Self { strength: None, ..self } } else { self }
+    }
+
     /// diffusers' `get_timesteps`: of the steps, the share `strength` is taken, rounded down.
     pub(super) fn skipped_steps(&self, steps: u32) -> u32 {
         steps - ((f64::from(steps) * self.strength()) as u32).min(steps)

@@ -33,6 +33,8 @@ pub struct ModelInfo {
     /// The ControlNets that are here, each with why it does not fit this model where it does not.
     #[serde(default)]
     pub controlnets: Vec<ControlNetInfo>,
+    /// What its latents are. A model can go on with another's (`refiner`) where both have the same.
+    pub latents: LatentSpace,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.
@@ -82,6 +84,17 @@ impl Default for ModelDefaults {
             clip_skip: 0,
         }
     }
+}
+
+/// What a model's latents are: those of two models with the same numbers here stand for about the same pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatentSpace {
+    /// Of the latents.
+    pub channels: u32,
+    /// Picture pixels a latent pixel, each way.
+    pub factor: u32,
+    /// What the autoencoder's latents are multiplied with (`scaling_factor` of its config).
+    pub scaling_factor: f64,
 }
 
 /// A linear map from scaled latents to RGB in [0, 1], for previews: `rgb[j] = bias[j] + sum_c factors[c][j] * latent[c]`.

@@ -3,6 +3,8 @@
 //! Every front door fills the same draft; [`RequestDraft::validate`] is the only way from one to the other, so inner
 //! rooms trust a `GenerationRequest` and check nothing again.
 
+mod passes;
+
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -12,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::hires::{Hires, HiresDraft};
 use super::image_inputs::{ImageInputs, ImageInputsDraft, InputImage};
+use super::refiner::{Base, Refiner, RefinerDraft};
 use super::request_faults::Faults;
 use super::sampling::wire_names;
 use super::size_conditioning::{SizeConditioning, SizeConditioningDraft};
@@ -61,6 +64,12 @@ pub struct RequestDraft {
     pub controls: Vec<ControlDraft>,
     /// A second, larger pass.
     pub hires: Option<HiresDraft>,
+    /// A model that goes on with the latents.
+    pub refiner: Option<RefinerDraft>,
+    /// Share of the training schedule at which the run begins.
+    pub denoising_start: Option<f64>,
+    /// Share at which it ends.
+    pub denoising_end: Option<f64>,
     /// Sampler steps.
     pub steps: Option<i64>,
     /// Classifier-free guidance; 1 or less: none.
@@ -168,6 +177,12 @@ pub struct GenerationRequest {
     controls: Vec<ControlInput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hires: Option<Hires>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refiner: Option<Refiner>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    denoising_start: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    denoising_end: Option<f64>,
     steps: u32,
     guidance_scale: f64,
     /// The model's [`ModelInfo::guidance_embedded`]; not a client's to say.
@@ -252,30 +267,27 @@ impl GenerationRequest {
     pub fn hires(&self) -> Option<Hires> {
         self.hires
     }
-    /// The second pass as a request of its own, which starts from the enlarged picture.
-    pub fn hires_pass(&self) -> Option<Self> {
-        let hires = self.hires?;
-        let (width, height) = hires.size();
-        // A network that was told the first pass's size is told the second's, unless the client said another.
-        let told = |size: SizeConditioning| {
-            let own = |given: u32, first: u32, second: u32| if given == first { second } else { given };
-            SizeConditioning {
-                original_width: own(size.original_width, self.width, width),
-                original_height: own(size.original_height, self.height, height),
-                target_width: own(size.target_width, self.width, width),
-                target_height: own(size.target_height, self.height, height),
-                ..size
-            }
-        };
-        Some(Self {
-            width,
-            height,
-            size_conditioning: self.size_conditioning.map(told),
-            image_inputs: ImageInputs::of_strength(hires.strength),
-            steps: hires.steps,
-            hires: None,
-            ..self.clone()
-        })
+    /// A model that goes on with the latents.
+    pub fn refiner(&self) -> Option<&Refiner> {
+        self.refiner.as_ref()
+    }
+    /// Every model that draws.
+    pub fn models(&self) -> Vec<&ModelId> {
+        let mut models = vec![&self.model];
+        models.extend(self.refiner.as_ref().map(|refiner| &refiner.model).filter(|refiner| **refiner != self.model));
+        models
+    }
+    /// Share of the training schedule, within 0 and 1, at which the run begins, with latents that have their noise already.
+    pub fn denoising_start(&self) -> Option<f64> {
+        self.denoising_start
+    }
+    /// Share at which this model's run ends, its latents left with noise in them.
+    pub fn denoising_end(&self) -> Option<f64> {
+        self.refiner.as_ref().map(|refiner| refiner.switch_at).or(self.denoising_end)
+    }
+    /// What a client asked of it, whichever model draws there.
+    pub(super) fn asked_denoising_end(&self) -> Option<f64> {
+        self.denoising_end
     }
     /// Sampler steps that the noise levels are made of, at least 1.
     pub fn steps(&self) -> u32 {
@@ -284,19 +296,6 @@ impl GenerationRequest {
     /// Steps left out at the beginning: those above the noise that is put into a picture to start from.
     pub fn skipped_steps(&self) -> u32 {
         self.image_inputs.skipped_steps(self.steps)
-    }
-    /// Steps that are taken, at least 1, those of a second pass included.
-    pub fn steps_taken(&self) -> u32 {
-        self.first_steps() + self.hires.map_or(0, |hires| hires.steps_taken())
-    }
-    fn first_steps(&self) -> u32 {
-        self.steps - self.skipped_steps()
-    }
-    /// Pixels times steps of one picture, all passes together.
-    pub fn pixel_steps(&self) -> u64 {
-        let area = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
-        let second = self.hires.map_or(0, |hires| area(hires.size()) * u64::from(hires.steps_taken()));
-        area((self.width, self.height)) * u64::from(self.first_steps()) + second
     }
     /// Width times height of the largest evaluation.
     pub fn most_pixels(&self) -> u64 {
@@ -316,8 +315,11 @@ impl GenerationRequest {
         let mut body = serde_json::to_value(self).expect("plain data. This is a bug in domain.");
         if let Some(fields) = body.as_object_mut() {
             fields.remove("guidance_embedded");
-            if let Some(hires) = fields.get_mut("hires").and_then(Value::as_object_mut) {
-                hires.retain(|name, _| HiresDraft::FIELDS.contains(&name.as_str()));
+            let known: [(&str, &[&str]); 2] = [("hires", &HiresDraft::FIELDS), ("refiner", &RefinerDraft::FIELDS)];
+            for (part, known) in known {
+                if let Some(part) = fields.get_mut(part).and_then(Value::as_object_mut) {
+                    part.retain(|name, _| known.contains(&name.as_str()));
+                }
             }
         }
         // Quality means nothing for a PNG and is refused there.
@@ -332,9 +334,10 @@ impl GenerationRequest {
     pub fn guidance_rescale(&self) -> f64 {
         self.guidance_rescale
     }
-    /// Which steps are guided, counted from 0: the whole ones within the shares asked for, as diffusers' guiders count them.
+    /// Which steps are guided, counted from the first that `strength` leaves: the whole ones within the shares asked for, as
+    /// diffusers' guiders count them. They are shares of all steps, wherever the run begins or ends besides.
     pub fn guided_steps(&self) -> Range<u32> {
-        let at = |share: f64| (share * f64::from(self.first_steps())) as u32;
+        let at = |share: f64| (share * f64::from(self.steps - self.skipped_steps())) as u32;
         at(self.guidance_start)..at(self.guidance_end)
     }
     /// The step rule.
@@ -387,7 +390,8 @@ impl GenerationRequest {
     }
     /// The most rows this request adds to a forward: pictures, twice when guided.
     pub fn rows(&self) -> u32 {
-        self.num_images * if self.is_guided() { 2 } else { 1 }
+        let guided = self.is_guided() || self.refiner_pass().is_some_and(|pass| pass.is_guided());
+        self.num_images * if guided { 2 } else { 1 }
     }
 }
 
@@ -405,6 +409,20 @@ impl RequestDraft {
         limits: &Limits,
         drawn_seed: u64,
     ) -> Result<GenerationRequest, Vec<FieldError>> {
+        self.validate_among(model, std::slice::from_ref(model), limits, drawn_seed)
+    }
+
+    /// The same where other models are `served` too, one of which may go on with the latents.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn validate_among(
+        self,
+        model: &ModelInfo,
+        served: &[ModelInfo],
+        limits: &Limits,
+        drawn_seed: u64,
+    ) -> Result<GenerationRequest, Vec<FieldError>> {
         let mut faults = Faults::default();
         let defaults = &model.defaults;
         let quality_given = self.output_quality.is_some();
@@ -413,25 +431,41 @@ impl RequestDraft {
             faults.add("output.quality", self.output_quality, "applies to `jpeg` and `webp` only; a PNG is lossless");
         }
         let (sampler, sigma_schedule) = faults.sampling(self.sampler, self.sigma_schedule, model);
-        let image_inputs = faults.image_inputs(self.image_inputs);
+        let denoising_start = faults.denoising_start(self.denoising_start, &self.image_inputs);
+        let denoising_end = faults.share("denoising_end", self.denoising_end);
+        let image_inputs = faults.image_inputs(self.image_inputs).drawn_from(denoising_start);
         let steps = faults.integer("steps", self.steps, defaults.steps, 1, limits.max_steps);
         faults.strength(&image_inputs, steps);
         let (width, height) = faults.sides((self.width, self.height), &image_inputs, model);
         let first = (width, height, steps);
         let (start_within, expires_in) = faults.deadlines(self.start_within, self.expires_in, limits.max_deadline_s);
         let hires = faults.hires(self.hires, first, &image_inputs, (model, limits.max_steps));
+        let clip_skip = faults.integer("clip_skip", self.clip_skip, defaults.clip_skip, 0, model.max_clip_skip);
+        let base = Base {
+            model,
+            size: (width, height),
+            steps,
+            max_steps: limits.max_steps,
+            clip_skip,
+            sampling: (sampler, sigma_schedule),
+            is_enlarged: hires.is_some(),
+        };
+        let refiner = faults.refiner(self.refiner, served, &base);
         let request = GenerationRequest {
             model: model.id.clone(),
             prompt: faults.prompt("prompt", self.prompt, limits, true),
             negative_prompt: faults.prompt("negative_prompt", self.negative_prompt, limits, false),
             prompt_syntax: faults.named("prompt_syntax", self.prompt_syntax, defaults.prompt_syntax, PromptSyntax::ALL),
-            clip_skip: faults.integer("clip_skip", self.clip_skip, defaults.clip_skip, 0, model.max_clip_skip),
+            clip_skip,
             width,
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),
             image_inputs,
             controls: faults.controls(self.controls, model, limits),
             hires,
+            refiner,
+            denoising_start,
+            denoising_end,
             steps,
             guidance_scale: faults.real("guidance_scale", self.guidance_scale, defaults.guidance_scale, 0.0, 100.0),
             guidance_embedded: model.guidance_embedded,
@@ -460,6 +494,7 @@ impl RequestDraft {
             metadata: faults.metadata(self.metadata, limits),
         };
         faults.pixels(&request, limits);
+        faults.denoising_interval(&request);
         faults.guidance_interval((request.guidance_start, request.guidance_end));
         faults.syntax(&request);
         if faults.0.is_empty() { Ok(request) } else { Err(faults.0) }

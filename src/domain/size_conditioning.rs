@@ -56,5 +56,19 @@ impl SizeConditioningDraft {
     }
 }
 
+impl SizeConditioning {
+    /// A picture that was always of this size, in pixels.
+    pub(super) fn of(width: u32, height: u32) -> Self {
+        Self {
+            original_width: width,
+            original_height: height,
+            crop_left: 0,
+            crop_top: 0,
+            target_width: width,
+            target_height: height,
+        }
+    }
+}
+
 /// The largest size or crop a request may name, in pixels.
 pub(super) const MAX_SIZE: u32 = 65_535;

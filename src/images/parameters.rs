@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::PictureInfo;
-use crate::domain::{ControlInput, GenerationRequest, NoiseSource, Upscaler};
+use crate::domain::{ControlInput, GenerationRequest, NoiseSource, Refiner, Upscaler};
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
@@ -12,7 +12,7 @@ pub fn describe(request: &GenerationRequest, index: u32) -> PictureInfo {
         "" => String::new(),
         text => format!("\nNegative prompt: {text}"),
     };
-    let started = image_inputs(request);
+    let started = image_inputs(request) + &refiner(request);
     let controls: String = request.controls().iter().enumerate().map(control).collect();
     let schedule = request.sigma_schedule().label();
     let parameters = format!(
@@ -55,6 +55,11 @@ fn control((at, control): (usize, &ControlInput)) -> String {
         control.model(),
         control.scale(),
     )
+}
+
+fn refiner(request: &GenerationRequest) -> String {
+    let told = |refiner: &Refiner| format!(", Refiner: {}, Refiner switch at: {}", refiner.model, refiner.switch_at);
+    request.refiner().map(told).unwrap_or_default()
 }
 
 /// What a picture that was started from means, in A1111's words.

@@ -93,7 +93,7 @@ impl GenerationService {
             self.parts.models.first().ok_or(())
         });
         let Ok(model) = model else { return Err(faults) };
-        match draft.validate(model, &self.options.limits, drawn_seed()) {
+        match draft.validate_among(model, &self.parts.models, &self.options.limits, drawn_seed()) {
             Ok(request) if faults.is_empty() => Ok(request),
             Ok(_) => Err(faults),
             Err(found) => {

@@ -15,8 +15,12 @@ pub(super) struct Guidance {
 }
 
 impl Guidance {
-    pub(super) fn of(request: &GenerationRequest) -> Self {
-        let steps = if request.is_guided() { request.guided_steps() } else { 0..0 };
+    /// `left_out`: steps of the plan before its first.
+    pub(super) fn of(request: &GenerationRequest, left_out: u32) -> Self {
+        let guided = if request.is_guided() { request.guided_steps() } else { 0..0 };
+        // What `strength` leaves out is not counted.
+        let left_out = left_out.saturating_sub(request.skipped_steps());
+        let steps = guided.start.saturating_sub(left_out)..guided.end.saturating_sub(left_out);
         Self { scale: request.guidance_scale(), rescale: request.guidance_rescale(), steps }
     }
 

@@ -9,7 +9,7 @@ mod events;
 mod fault;
 mod forward;
 mod guidance;
-mod hires;
+mod hand_over;
 mod sample;
 mod stages;
 mod start;
@@ -20,7 +20,7 @@ pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTiming
 pub use fault::{Fault, FaultHook, FaultPoint};
 pub use stages::Stages;
 pub use step_loop::StepLoop;
-pub use thread::{Drawing, EngineHandle, EngineStopped, draw, start};
+pub use thread::{Drawing, EngineHandle, EngineStopped, draw, draw_with, start};
 
 use crate::diffusion::batching::{BatchCaps, Cost};
 use crate::domain::BatchingPolicy;

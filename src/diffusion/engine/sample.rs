@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use super::controls::Controls;
 use super::guidance::Guidance;
-use super::hires::Enlarged;
-use super::start::{Begun, Kept, Start, noised};
+use super::hand_over::HandOver;
+use super::start::{Begun, Kept, Start};
 use crate::diffusion::batching::{BatchKey, Branch, SampleId, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
@@ -37,15 +37,34 @@ pub(super) struct Told {
 pub(super) struct NextPass {
     pub key: Arc<BatchKey>,
     pub told: Arc<Told>,
-    pub enlarged: Enlarged,
+    pub hand_over: HandOver,
     /// The pass as a request of its own.
     pub request: Arc<GenerationRequest>,
 }
 
 impl Told {
+    /// What clients should know of the prompts, each said once.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = Vec::new();
+        let own = [Some(&self.cond), self.uncond.as_ref()].into_iter().flatten().flat_map(|side| &side.prompt.warnings);
+        let later = self.next.as_ref().map(|next| next.told.warnings()).unwrap_or_default();
+        for warning in own.cloned().chain(later) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
     /// Model evaluations, those of the next pass too.
     pub(super) fn evaluations(&self) -> usize {
         self.plan.steps.len() + self.next.as_ref().map_or(0, |next| next.told.evaluations())
+    }
+
+    /// Steps that people count, those of the next pass too.
+    pub(super) fn steps(&self) -> u32 {
+        let own = self.plan.steps.iter().filter(|step| step.ends_step).count() as u32;
+        own + self.next.as_ref().map_or(0, |next| next.told.steps())
     }
 }
 
@@ -106,17 +125,19 @@ impl SampleState {
         })
     }
 
-    /// The sample as the next pass begins it: its latents enlarged and noised, nothing of what was remembered.
-    ///
-    /// It draws from its seed's beginning, as image to image with that seed does: how many numbers the first pass drew is its
-    /// sampler's affair.
+    /// The sample as the next pass begins it, with nothing of what was remembered.
     pub(super) fn taken_over(self, id: SampleId, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
-        let NextPass { key, told, enlarged, request } = next;
+        let NextPass { key, told, hand_over, request } = next;
         let shape = key.latent_shape;
-        let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(self.image));
-        let mut drawn = || draw(&mut noise, shape, pipeline);
-        let clean = enlarged.latents(&self.latents, pipeline, &mut drawn)?;
-        let latents = noised(told.plan.steps[0].noised, &clean, &drawn()?)?;
+        let mut noise = match hand_over {
+            // As image to image with that seed does: how many numbers the first pass drew is its sampler's affair.
+            HandOver::Enlarged { .. } => NoiseGenerator::new(request.noise(), request.image_seed(self.image)),
+            // The same numbers again would be the noise that the latents began with.
+            HandOver::AsTheyAre => self.noise,
+        };
+        let drawn = || draw(&mut noise, shape, pipeline);
+        let Begun { latents, kept, .. } =
+            hand_over.begin((self.latents, self.kept), told.plan.steps[0].noised, pipeline, drawn)?;
         let rows = (told.guidance.most_rows_from(0), told.guidance.rows(0));
         let left = told.evaluations() as u32;
         let meta = SampleMeta { id, key, left, rows: rows.0, rows_now: rows.1, ..self.meta };
@@ -130,10 +151,11 @@ impl SampleState {
             held: None,
             memory: VecDeque::new(),
             drawn: None,
-            kept: None,
+            kept,
             extra_channels: None,
             noise,
-            ..self
+            job: self.job,
+            image: self.image,
         })
     }
 
@@ -142,9 +164,14 @@ impl SampleState {
         self.steps_before + self.steps_taken
     }
 
-    /// Whether the last evaluation ended a step.
+    /// Of all passes.
+    pub(super) fn total_steps(&self) -> u32 {
+        self.steps_before + self.told.steps()
+    }
+
+    /// Whether the last evaluation ended a step, or the pass within one.
     pub(super) fn is_between_steps(&self) -> bool {
-        self.evaluated.checked_sub(1).is_none_or(|last| self.told.plan.steps[last].ends_step)
+        self.is_done() || self.evaluated.checked_sub(1).is_none_or(|last| self.told.plan.steps[last].ends_step)
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -15,8 +15,18 @@ pub(super) struct Start {
     /// Whose latents are noised; none where all is drawn anew.
     picture: Option<EncodedPicture>,
     masked: Option<Masked>,
-    /// A picture at full strength leaves its traces in the noise, but not where it has a mask.
-    is_pure_noise: bool,
+    noise: InitialNoise,
+}
+
+/// What of noise a run begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InitialNoise {
+    /// Nothing else. A picture at full strength leaves its traces in the noise, but not where it has a mask.
+    Alone,
+    /// As much as the latents have at the first level.
+    Added,
+    /// The picture has its own (`denoising_start`).
+    Given,
 }
 
 /// How a mask works.
@@ -62,7 +72,13 @@ impl Start {
             None => (None, None),
             Some(canvas) => (Some(pixels(&canvas.picture, device)?), canvas.mask.as_ref()),
         };
-        let is_pure_noise = picture.is_none() || ((mask.is_some() || is_shown) && strength == 1.0);
+        let is_given = picture.is_some() && request.denoising_start().is_some();
+        let is_pure_noise = picture.is_none() || ((mask.is_some() || is_shown) && strength == 1.0 && !is_given);
+        let noise = match (is_given, is_pure_noise) {
+            (true, _) => InitialNoise::Given,
+            (_, true) => InitialNoise::Alone,
+            _ => InitialNoise::Added,
+        };
         let factor = |pixels: u32, latents: usize| pixels as usize / latents;
         let (_, h, w) = pipeline.latent_shape(request.width(), request.height());
         let white = || GrayImage::black(request.width(), request.height()).mapped(|_| 255);
@@ -88,18 +104,22 @@ impl Start {
         // A network that is shown the rest needs no latents of the picture when it begins with noise.
         let picture = picture.filter(|_| !(is_shown && is_pure_noise));
         let picture = picture.map(|picture| pipeline.encode(&picture)).transpose()?;
-        Ok(Some(Self { picture, masked, is_pure_noise }))
+        Ok(Some(Self { picture, masked, noise }))
     }
 
     /// One sample's beginning, given its own noise: `draw` gives (1, C, h, w) f32.
     pub(super) fn begin(&self, plan: &SamplingPlan, mut draw: impl FnMut() -> Result<Tensor>) -> Result<Begun> {
         let clean = self.picture.as_ref().map(|picture| picture.sample(&draw()?)).transpose()?;
+        let (mut kept, mut extra_channels) = (None, None);
+        if let (Some(clean), InitialNoise::Given, None) = (&clean, self.noise, &self.masked) {
+            return Ok(Begun { latents: clean.clone(), kept, extra_channels });
+        }
         let noise = draw()?;
-        let latents = match &clean {
-            Some(clean) if !self.is_pure_noise => noised(plan.steps[0].noised, clean, &noise)?,
+        let latents = match (&clean, self.noise) {
+            (Some(clean), InitialNoise::Added) => noised(plan.steps[0].noised, clean, &noise)?,
+            (Some(clean), InitialNoise::Given) => clean.clone(),
             _ => (&noise * plan.init_noise_sigma)?,
         };
-        let (mut kept, mut extra_channels) = (None, None);
         match (&self.masked, clean) {
             (Some(Masked::PutBack { mask }), Some(clean)) => {
                 // The reference encodes the masked picture for such networks too, and leaves it.
@@ -116,6 +136,11 @@ impl Start {
 }
 
 impl Kept {
+    /// As a run keeps it that goes on with these latents, with noise of its own (diffusers' inpainting given latents).
+    pub(super) fn within(self, latents: &Tensor, noise: Tensor) -> Self {
+        Self { latents: latents.clone(), noise, ..self }
+    }
+
     /// Puts it into the latents, with as much noise as they have; none after the last evaluation.
     pub(super) fn put_back(&self, latents: &Tensor, level: Option<Noised>) -> Result<Tensor> {
         let kept = match level {

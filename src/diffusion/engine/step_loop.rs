@@ -13,7 +13,7 @@ use super::events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTim
 use super::fault::{Fault, FaultPoint};
 use super::forward::forward;
 use super::guidance::Guidance;
-use super::hires::Enlarged;
+use super::hand_over::HandOver;
 use super::sample::{NextPass, SampleState, Told};
 use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
@@ -135,21 +135,12 @@ impl StepLoop {
 
     fn try_admit(&mut self, job: &EngineJob) -> Result<(), Refusal> {
         let request = &job.request;
-        let unknown = || Refusal {
-            code: ErrorCode::ModelNotFound,
-            message: format!("model `{}` is not loaded here", request.model()),
-        };
-        let pipeline = self.pipelines.get(request.model()).ok_or_else(unknown)?.clone();
+        let pipeline = self.pipeline(request.model())?;
         self.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
         let (key, mut told) = self.pass(pipeline.as_ref(), request, (&job.controls, 0))?;
-        let sides = [Some(&told.cond), told.uncond.as_ref()];
-        let warnings = sides.into_iter().flatten().flat_map(|side| side.prompt.warnings.iter().cloned()).collect();
-        if let (Some(hires), Some(second)) = (request.hires(), request.hires_pass()) {
-            let enlarged = Enlarged { upscaler: hires.upscaler, width: second.width(), height: second.height() };
-            let (key, told_next) = self.pass(pipeline.as_ref(), &second, (&job.controls, 1))?;
-            told.next = Some(NextPass { key, told: Arc::new(told_next), enlarged, request: Arc::new(second) });
-        }
+        told.next = self.next_pass(job)?;
+        let warnings = told.warnings();
         told.start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
         told.canvas = job.canvas.clone();
         let told = Arc::new(told);
@@ -176,6 +167,29 @@ impl StepLoop {
         Ok(())
     }
 
+    fn pipeline(&self, model: &ModelId) -> Result<Arc<dyn Pipeline>, Refusal> {
+        self.pipelines.get(model).cloned().ok_or_else(|| Refusal {
+            code: ErrorCode::ModelNotFound,
+            message: format!("model `{model}` is not loaded here"),
+        })
+    }
+
+    /// The pass after the first: over the enlarged latents, or by a refiner.
+    fn next_pass(&self, job: &EngineJob) -> Result<Option<NextPass>, Refusal> {
+        let first = &job.request;
+        let (request, hand_over) = match (first.hires(), first.hires_pass(), first.refiner_pass()) {
+            (Some(hires), Some(second), _) => {
+                let (width, height) = (second.width(), second.height());
+                (second, HandOver::Enlarged { upscaler: hires.upscaler, width, height })
+            }
+            (_, _, Some(second)) => (second, HandOver::AsTheyAre),
+            _ => return Ok(None),
+        };
+        let (key, mut told) = self.pass(self.pipeline(request.model())?.as_ref(), &request, (&job.controls, 1))?;
+        told.canvas = job.canvas.clone();
+        Ok(Some(NextPass { key, told: Arc::new(told), hand_over, request: Arc::new(request) }))
+    }
+
     /// What a job's samples share in one pass, but for what they start from.
     fn pass(
         &self,
@@ -197,7 +211,7 @@ impl StepLoop {
             height: request.height(),
             model: request.model().clone(),
         });
-        let guidance = Guidance::of(request);
+        let guidance = Guidance::of(request, plan.left_out);
         let controls = Controls::of(pipeline, request, controls, plan.steps.len()).map_err(Refusal::failed)?;
         Ok((key, Told { plan, guidance, cond, uncond, controls, start: None, canvas: None, next: None }))
     }
@@ -335,7 +349,7 @@ impl StepLoop {
             if !sample.is_between_steps() {
                 continue;
             }
-            let (step, total) = (sample.steps_taken(), sample.meta.steps);
+            let (step, total) = (sample.steps_taken(), sample.total_steps());
             (self.sink)(EngineEvent::Progress { job, image, step, total });
             if done && self.samples[&id].told.next.is_some() {
                 self.take_over(id);
@@ -354,7 +368,7 @@ impl StepLoop {
         let (job, new) = (sample.job, SampleId(self.next_sample));
         let Some(next) = sample.told.next.clone() else { return };
         self.next_sample += 1;
-        let pipeline = self.pipelines[&sample.meta.key.model].clone();
+        let pipeline = self.pipelines[&next.key.model].clone();
         let taken_over = caught(|| {
             // A picture of what is no number would hide it.
             sample.checked()?;

@@ -134,6 +134,19 @@ pub fn draw(
     pipeline: Arc<dyn Pipeline>,
     drawing: impl Into<Drawing>,
     options: EngineOptions,
+    watch: impl FnMut(&EngineEvent) + Send + 'static,
+) -> Result<Vec<RgbImage>, (ErrorCode, String)> {
+    draw_with(vec![pipeline], drawing, options, watch)
+}
+
+/// The same with every model that the request names.
+///
+/// # Errors
+/// As [`draw`].
+pub fn draw_with(
+    pipelines: Vec<Arc<dyn Pipeline>>,
+    drawing: impl Into<Drawing>,
+    options: EngineOptions,
     mut watch: impl FnMut(&EngineEvent) + Send + 'static,
 ) -> Result<Vec<RgbImage>, (ErrorCode, String)> {
     let (sender, events) = sync_channel(1024);
@@ -147,7 +160,7 @@ pub fn draw(
     let id = JobId::generate();
     let Drawing { request, canvas, controls } = drawing.into();
     let job = EngineJob { id, request: Arc::new(request), canvas, controls, place: QueuePlace { rank_ms: 0, id } };
-    let mut engine = StepLoop::new(vec![pipeline], options, sink);
+    let mut engine = StepLoop::new(pipelines, options, sink);
     engine.admit(&job);
     while !engine.is_idle() {
         engine.tick();

@@ -65,6 +65,7 @@ impl Introduction<'_> {
             size_conditioning: self.size_conditioning,
             inpainting: self.inpainting,
             controlnets: Vec::new(),
+            latents: self.latents.space(),
             samplers,
             sigma_schedules,
             defaults,

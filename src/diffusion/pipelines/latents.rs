@@ -8,7 +8,7 @@ use super::{Error, Result};
 use crate::diffusion::models::autoencoders::{AutoencoderKl, AutoencoderKlConfig, Posterior};
 use crate::diffusion::models::unets::UNet2DConditionModel;
 use crate::diffusion::weights::Checkpoint;
-use crate::domain::LatentRgb;
+use crate::domain::{LatentRgb, LatentSpace};
 use crate::images::RgbImage;
 
 /// What a network is shown.
@@ -73,6 +73,12 @@ impl LatentFormat {
     /// Picture pixels a latent pixel, each way.
     pub(super) fn factor(&self) -> u32 {
         self.vae.config().factor() as u32
+    }
+
+    /// What they are, for people and for models that go on with them.
+    pub(super) fn space(&self) -> LatentSpace {
+        let scaling_factor = self.vae.config().scaling_factor();
+        LatentSpace { channels: self.channels() as u32, factor: self.factor(), scaling_factor }
     }
 
     /// (C, h, w) for pictures of this size in pixels.

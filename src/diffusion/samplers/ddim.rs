@@ -9,7 +9,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         return Err(Error::ZeroSnr { kind: request.kind });
     }
     let steps = steps.iter().map(|step| rule(training, step, request.eta)).collect();
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// Each step leads a whole stride back, which with `linspace` and `trailing` need not be the next timestep of the list:

@@ -36,7 +36,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         }
     };
     let steps = levels.steps().enumerate().map(rule).collect();
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// How many predictions of the noise a step may combine; in the first steps there are fewer.

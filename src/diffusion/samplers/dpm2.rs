@@ -41,7 +41,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             ..step(training, timestep_of(middle, &log_sigmas), middle)
         });
     }
-    Ok(SamplingPlan { init_noise_sigma: init_noise_sigma(training, &levels), steps })
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }
 
 /// How far down a step goes, and how much noise brings it up again (k-diffusion `get_ancestral_step`, eta 1).

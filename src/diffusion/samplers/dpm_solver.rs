@@ -28,7 +28,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         let hold = (order == 1).then(Mix::sample);
         steps.push(PlanStep { next, hold, remember: Some(Mix::denoised()), ..at });
     }
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// The order of each step, as the reference lists them.

@@ -26,7 +26,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         let at = step(training, levels.timesteps[index], levels.sigmas[index]);
         steps.push(Weights::of(&options, order, visited).on(at));
     }
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// A step of unit-variance latents that does nothing yet.

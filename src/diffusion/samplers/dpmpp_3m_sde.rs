@@ -18,7 +18,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         PlanStep { next, remember: Some(Mix::denoised()), ..step(training, timestep, from) }
     };
     let steps = levels.steps().enumerate().map(rule).collect();
-    Ok(SamplingPlan { init_noise_sigma: init_noise_sigma(training, &levels), steps })
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }
 
 /// `strides`: of all steps so far, this one's last.

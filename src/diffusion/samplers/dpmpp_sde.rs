@@ -46,5 +46,5 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             ..step(training, timestep_of(middle, &log_sigmas), middle)
         });
     }
-    Ok(SamplingPlan { init_noise_sigma: init_noise_sigma(training, &levels), steps })
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }

@@ -77,6 +77,20 @@ pub enum Error {
         /// Of so many.
         steps: u32,
     },
+    /// A run that ends or begins at this share of the training schedule has no evaluation.
+    #[error(
+        "`{key}` {share} leaves none of {steps} steps of sampler `{kind}` to take; use more steps or another share"
+    )]
+    Cut {
+        /// `denoising_start` or `denoising_end`.
+        key: &'static str,
+        /// Of the training schedule.
+        share: f64,
+        /// What was asked.
+        steps: u32,
+        /// The sampler.
+        kind: SamplerKind,
+    },
     /// The rule's first steps cannot be left out.
     #[error(
         "sampler `{kind}` cannot begin at step {skip} with this model, since its scheduler_config.json lacks \

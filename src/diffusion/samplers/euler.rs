@@ -14,10 +14,8 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             ..step(training, timestep, from)
         }
     };
-    Ok(SamplingPlan {
-        init_noise_sigma: init_noise_sigma(training, &levels),
-        steps: levels.steps().map(rule).collect(),
-    })
+    let steps = levels.steps().map(rule).collect();
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }
 
 /// A step of such latents that does nothing yet.

@@ -16,8 +16,6 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         let next = Mix { sample: kept, denoised: 1.0 - kept, noise: up, ..Mix::default() };
         PlanStep { next, ..step(training, timestep, from) }
     };
-    Ok(SamplingPlan {
-        init_noise_sigma: init_noise_sigma(training, &levels),
-        steps: levels.steps().map(rule).collect(),
-    })
+    let steps = levels.steps().map(rule).collect();
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }

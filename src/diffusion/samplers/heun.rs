@@ -35,5 +35,5 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             ..step(training, levels.timesteps[index + 1], to)
         });
     }
-    Ok(SamplingPlan { init_noise_sigma: init_noise_sigma(training, &levels), steps })
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }

@@ -19,7 +19,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         last.to = 1.0;
     }
     let steps = steps.iter().map(|step| rule(training, step)).collect();
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// Each of the request's timesteps leads to the next one, the last one to itself.

@@ -27,7 +27,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         }
     };
     let steps = levels.steps().enumerate().map(rule).collect();
-    Ok(SamplingPlan { init_noise_sigma: init_noise_sigma(training, &levels), steps })
+    Ok(SamplingPlan::new(init_noise_sigma(training, &levels), steps))
 }
 
 /// Integral of the `k`-th Lagrange polynomial through `visited` from the first of them to `to`. It is a cubic at most, for

@@ -36,6 +36,7 @@
 mod beta_distribution;
 mod betas;
 mod classes;
+mod cut;
 mod ddim;
 mod ddpm;
 mod deis;
@@ -85,6 +86,11 @@ pub struct PlanRequest {
     /// Steps left out at the beginning, fewer than `steps`: the levels are those of all steps, the run begins later, with
     /// nothing remembered (diffusers' `t_start` of image to image).
     pub skip: u32,
+    /// Share of the training schedule, within 0 and 1, at which the run begins instead, on latents that were left there
+    /// (diffusers `denoising_start`).
+    pub denoising_start: Option<f64>,
+    /// Share at which it ends, its latents left with the noise they have there (diffusers `denoising_end`).
+    pub denoising_end: Option<f64>,
 }
 
 impl PlanRequest {
@@ -96,7 +102,14 @@ impl PlanRequest {
             steps: request.steps(),
             eta: request.eta(),
             skip: request.skipped_steps(),
+            denoising_start: request.denoising_start(),
+            denoising_end: request.denoising_end(),
         }
+    }
+
+    /// A whole run of so many steps.
+    pub fn plain(kind: SamplerKind, sigma_schedule: SigmaSchedule, steps: u32) -> Self {
+        Self { kind, sigma_schedule, steps, eta: 0.0, skip: 0, denoising_start: None, denoising_end: None }
     }
 
     /// Steps of this run before the one of this index, which may be one that is left out.
@@ -112,9 +125,16 @@ pub struct SamplingPlan {
     pub init_noise_sigma: f64,
     /// One row a model evaluation, first to last; at least one.
     pub steps: Vec<PlanStep>,
+    /// Steps that people count, left out before the first row.
+    pub left_out: u32,
 }
 
 impl SamplingPlan {
+    /// A run from its first step on.
+    fn new(init_noise_sigma: f64, steps: Vec<PlanStep>) -> Self {
+        Self { init_noise_sigma, steps, left_out: 0 }
+    }
+
     /// The numbers of every step.
     ///
     /// # Errors
@@ -133,6 +153,14 @@ impl SamplingPlan {
         if !(0.0..=1.0).contains(&request.eta) {
             return Err(Error::Eta { eta: request.eta });
         }
+        match request.denoising_start {
+            Some(share) => Self::beginning_at(training, request, share),
+            None => Self::of_steps(training, request),
+        }
+    }
+
+    /// The rows after the skipped steps, up to the end.
+    fn of_steps(training: &TrainingSchedule, request: &PlanRequest) -> Result<Self> {
         training.refusal(request.kind)?;
         let training = training.read_by(request.kind);
         let training = training.as_ref();
@@ -158,6 +186,10 @@ impl SamplingPlan {
         if request.kind != SamplerKind::Pndm {
             plan.leave_out(request.skip as usize);
         }
+        plan.left_out = request.skip;
+        if let Some(share) = request.denoising_end {
+            plan.end_at(training, request, share)?;
+        }
         plan.refuse_unsound(request)?;
         Ok(plan)
     }
@@ -180,8 +212,7 @@ impl SamplingPlan {
             SamplerKind::Lcm | SamplerKind::Tcd => most.min(training.original_inference_steps.max(1)),
             _ => most,
         };
-        let steps = steps as u32;
-        Self::build(training, &PlanRequest { kind, sigma_schedule, steps, eta: 0.0, skip: 0 }).is_ok()
+        Self::build(training, &PlanRequest::plain(kind, sigma_schedule, steps as u32)).is_ok()
     }
 
     /// How many of the remembered tensors must be kept.

@@ -14,7 +14,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
     let steps = match VpStep::scheduled(training, request) {
         // The Runge-Kutta steps need levels between the visited ones, which a sigma schedule does not name.
         Some(visited) => {
-            let visited = &visited[request.skip as usize..];
+            let visited = &visited[(request.skip as usize).min(visited.len() - 1)..];
             let again = visited.first().map_or((1.0, 1.0), |first| (first.from, first.to));
             linear_multistep(training, &told(visited), again)
         }
@@ -27,7 +27,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             }
         }
     };
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// Adams and Bashforth's weights of the outputs, the latest first.

@@ -24,7 +24,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
         return Err(Error::ZeroSnr { kind: request.kind });
     }
     let steps = steps.iter().map(|step| rule(training, step)).collect();
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 fn distilled(training: &TrainingSchedule, request: &PlanRequest) -> Result<Vec<TcdStep>> {

@@ -22,7 +22,7 @@ fn plain_and(keys: &str) -> TrainingSchedule {
 }
 
 fn ask(kind: SamplerKind, steps: u32) -> PlanRequest {
-    PlanRequest { kind, sigma_schedule: SigmaSchedule::Default, steps, eta: 0.0, skip: 0 }
+    PlanRequest::plain(kind, SigmaSchedule::Default, steps)
 }
 
 fn timesteps(training: &TrainingSchedule, request: PlanRequest) -> Vec<f64> {

@@ -46,7 +46,7 @@ pub(super) fn plan(training: &TrainingSchedule, request: &PlanRequest) -> Result
             ..step(training, timestep, from)
         });
     }
-    Ok(SamplingPlan { init_noise_sigma: 1.0, steps })
+    Ok(SamplingPlan::new(1.0, steps))
 }
 
 /// The step from the first of `visited` to a level beyond, both corrector's and predictor's.

@@ -11,7 +11,9 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{form, picture};
-use crate::domain::{ControlDraft, FieldError, HiresDraft, InputName, RequestDraft, SizeConditioningDraft};
+use crate::domain::{
+    ControlDraft, FieldError, HiresDraft, InputName, RefinerDraft, RequestDraft, SizeConditioningDraft,
+};
 use crate::http::errors::{Problem, Result};
 use crate::service::{GivenPicture, PictureSource};
 
@@ -34,6 +36,9 @@ const FIELDS: &[&str] = &[
     "only_masked_padding",
     "controls",
     "hires",
+    "refiner",
+    "denoising_start",
+    "denoising_end",
     "steps",
     "guidance_scale",
     "guidance_rescale",
@@ -182,6 +187,8 @@ impl Reader {
             "guidance_rescale" => self.draft.guidance_rescale = self.real(name, value),
             "guidance_start" => self.draft.guidance_start = self.real(name, value),
             "guidance_end" => self.draft.guidance_end = self.real(name, value),
+            "denoising_start" => self.draft.denoising_start = self.real(name, value),
+            "denoising_end" => self.draft.denoising_end = self.real(name, value),
             "sampler" => self.draft.sampler = self.text(name, value),
             "sigma_schedule" => self.draft.sigma_schedule = self.text(name, value),
             "eta" => self.draft.eta = self.real(name, value),
@@ -211,6 +218,13 @@ impl Reader {
                     controls.into_iter().enumerate().for_each(|(at, each)| self.control(at, each))
                 }
                 other => self.wrong(name, other, "a list of objects with `model`, `image`, `scale`, `start` and `end`"),
+            },
+            "refiner" => match value {
+                Value::Object(map) => {
+                    self.draft.refiner.get_or_insert_default();
+                    map.into_iter().for_each(|(name, value)| self.refiner(&name, value));
+                }
+                other => self.wrong(name, other, "an object with `model`, `switch_at` and `steps`"),
             },
             "output" => match value {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.output(&name, value)),
@@ -287,6 +301,21 @@ impl Reader {
             }
         }
         self.draft.hires = Some(hires);
+    }
+
+    fn refiner(&mut self, name: &str, value: Value) {
+        let field = format!("refiner.{name}");
+        let mut refiner = self.draft.refiner.take().unwrap_or_default();
+        match name {
+            "model" => refiner.model = self.text(&field, value),
+            "switch_at" => refiner.switch_at = self.real(&field, value),
+            "steps" => refiner.steps = self.integer(&field, value),
+            _ => {
+                let message = format!("is unknown; `refiner` has {}", RefinerDraft::FIELDS.join(", "));
+                self.faults.push(FieldError::new(field, value, message));
+            }
+        }
+        self.draft.refiner = Some(refiner);
     }
 
     fn output(&mut self, name: &str, value: Value) {

@@ -57,6 +57,13 @@ pub(in crate::http) struct CreateJobBody {
     controls: Option<Vec<ControlBody>>,
     /// A second pass over the picture, enlarged ("hires fix"). None when absent.
     hires: Option<HiresBody>,
+    /// A second model that goes on with the latents before they are a picture. None when absent.
+    refiner: Option<RefinerBody>,
+    /// Share of the training schedule, between 0 and 1, at which the run begins: `init_image`, as it is, counts as latents with
+    /// the noise of that place. In the place of `strength`.
+    denoising_start: Option<f64>,
+    /// Share of the training schedule at which the run ends; the rest of the noise stays in the picture.
+    denoising_end: Option<f64>,
     /// Sampler steps.
     steps: Option<u32>,
     /// Classifier-free guidance, 0 to 100; 1 or less: none.
@@ -192,6 +199,21 @@ pub(in crate::http) struct HiresBody {
     /// How much of it is drawn anew, 0 to 1; 0.7 when absent.
     strength: Option<f64>,
     /// Sampler steps, of which `strength` leaves some out; as many as the first pass when absent.
+    steps: Option<u32>,
+}
+
+/// Two models share the noise levels: `model` of the request draws the first ones, this one goes on where it stops, with the
+/// same prompts read by its own text encoders, and its autoencoder makes the picture. Both have latents of one kind
+/// (`latents` of `GET /v1/models`), as Stable Diffusion XL's base and refiner have.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct RefinerBody {
+    /// The model's id.
+    model: String,
+    /// Share of the training schedule at which it takes over, between 0 and 1; 0.8 when absent: at the timestep 200 of 1000.
+    /// diffusers calls it `denoising_end` of the one and `denoising_start` of the other, A1111 "Switch at".
+    switch_at: Option<f64>,
+    /// Sampler steps that its noise levels are made of, of which it takes those after `switch_at`; the request's when absent.
     steps: Option<u32>,
 }
 

@@ -13,5 +13,7 @@ mod image_inputs;
 mod images;
 // Health, metrics, documents.
 mod operations;
+// Two models that draw one picture.
+mod refiner;
 // Server-sent events.
 mod streams;

@@ -29,7 +29,7 @@ mod streams;
 mod workers;
 
 use darkroom::domain::{
-    GenerationRequest, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
+    GenerationRequest, LatentSpace, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
 };
 
 /// A model that takes any multiple of 8 from 8 to 2048.
@@ -47,6 +47,7 @@ fn model(id: &str) -> ModelInfo {
         size_conditioning: false,
         inpainting: false,
         controlnets: Vec::new(),
+        latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

@@ -11,14 +11,15 @@ use darkroom::diffusion::batching::{BatchCaps, Cost};
 use darkroom::diffusion::engine::{Drawing, EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
 use darkroom::domain::{
-    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, RequestDraft, SizeConditioningDraft,
+    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, ModelInfo, RefinerDraft, RequestDraft,
+    SizeConditioningDraft,
 };
 use darkroom::images::{GrayImage, RgbImage};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::stepper::Stepper;
-use crate::support::drafts::{control, controlled, controlled_pipeline};
+use crate::support::drafts::{control, controlled_among, controlled_pipeline, pipeline};
 
 /// What happens to one job.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +73,7 @@ fn schedules(requests: usize) -> impl Strategy<Value = Schedule> {
 }
 
 /// Requests that differ in all that may differ, in two sizes.
-fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<Drawing> {
+fn requests(pipelines: &[Arc<dyn Pipeline>], sides: [i64; 2], steps: std::ops::Range<u64>) -> Vec<Drawing> {
     let samplers = [
         "ddpm",
         "heun",
@@ -88,7 +89,8 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
         "dpmpp_3m_sde",
     ];
     let span = steps.end - steps.start;
-    let takes_sizes = pipeline.info().size_conditioning;
+    let served: Vec<ModelInfo> = pipelines.iter().map(|pipeline| pipeline.info().clone()).collect();
+    let takes_sizes = served[0].size_conditioning;
     let make = |k: u64| {
         let draft = RequestDraft {
             // The network reads 22 words at once: some of these take two windows, with a negative prompt of one.
@@ -119,6 +121,12 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
                 upscaler: Some(["latent", "lanczos"][(k % 9) as usize].to_owned()),
                 ..HiresDraft::default()
             }),
+            // Their last steps are in batches of another model.
+            refiner: pipelines.get(1).filter(|_| [3, 8].contains(&(k % 12))).map(|refiner| RefinerDraft {
+                model: Some(refiner.info().id.to_string()),
+                switch_at: Some(if k.is_multiple_of(3) { 0.5 } else { 0.8 }),
+                steps: None,
+            }),
             image_inputs: ImageInputsDraft {
                 strength: (!k.is_multiple_of(3)).then_some(0.7),
                 inpaint_area: (k % 6 == 5).then(|| "only_masked".to_owned()),
@@ -127,13 +135,8 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
             ..RequestDraft::default()
         };
         // Three of seven are controlled, one of them by two networks or by one twice.
-        let names: Vec<&str> = pipeline
-            .info()
-            .controlnets
-            .iter()
-            .filter(|net| net.misfit.is_none())
-            .map(|net| net.name.as_str())
-            .collect();
+        let names: Vec<&str> =
+            served[0].controlnets.iter().filter(|net| net.misfit.is_none()).map(|net| net.name.as_str()).collect();
         let count = if names.is_empty() { 0 } else { [0, 1, 0, 0, 2, 0, 1][(k % 7) as usize] };
         let controls = (0..count).map(|at| {
             let name = names[((k + at) / 2) as usize % names.len()];
@@ -145,7 +148,7 @@ fn requests(pipeline: &dyn Pipeline, sides: [i64; 2], steps: std::ops::Range<u64
         // A third start from noise, a third from a picture, a third from a picture with a mask.
         let (init, mask) = started_from(k);
         let start = ((!k.is_multiple_of(3)).then_some(init), (k % 3 > 1).then_some(mask));
-        controlled(draft, start, controls.collect(), pipeline)
+        controlled_among(draft, start, controls.collect(), &served)
     };
     (0..24).map(make).collect()
 }
@@ -160,25 +163,26 @@ fn started_from(k: u64) -> (RgbImage, GrayImage) {
 }
 
 struct Bed {
-    pipeline: Arc<dyn Pipeline>,
+    /// The first is the one that requests name.
+    pipelines: Vec<Arc<dyn Pipeline>>,
     requests: Vec<Drawing>,
     alone: Vec<Vec<RgbImage>>,
 }
 
 impl Bed {
-    fn new(pipeline: Arc<dyn Pipeline>, requests: Vec<Drawing>) -> Self {
+    fn new(pipelines: Vec<Arc<dyn Pipeline>>, requests: Vec<Drawing>) -> Self {
         // A batch has one sample at least, and so here at most.
         let caps = BatchCaps { max_rows: 1, max_row_pixels: u64::MAX };
         let alone = |drawing: &Drawing| {
             let options = EngineOptions { caps, ..EngineOptions::default() };
-            let mut stepper = Stepper::new(vec![pipeline.clone()], options, None);
+            let mut stepper = Stepper::new(pipelines.clone(), options, None);
             let job = stepper.admit_drawing(drawing, 0);
             stepper.run();
             assert!(stepper.batches.iter().all(|report| report.samples == 1));
             (0..drawing.request.num_images()).map(|image| stepper.pictures[&(job, image)].clone()).collect()
         };
         let alone = requests.iter().map(alone).collect();
-        Self { pipeline, requests, alone }
+        Self { pipelines, requests, alone }
     }
 
     fn run(&self, schedule: &Schedule) -> Result<(), TestCaseError> {
@@ -189,7 +193,7 @@ impl Bed {
             cost: Some(schedule.cost),
             ..EngineOptions::default()
         };
-        let mut stepper = Stepper::new(vec![self.pipeline.clone()], options, Some(hook(fates.clone())));
+        let mut stepper = Stepper::new(self.pipelines.clone(), options, Some(hook(fates.clone())));
         let (mut jobs, mut cancels) = (Vec::new(), Vec::<(u32, JobId)>::new());
         let mut step = 0;
         for arrival in &schedule.arrivals {
@@ -271,16 +275,16 @@ fn asked(variable: &str) -> Option<u32> {
 
 #[test]
 fn on_a_tiny_model_no_schedule_changes_a_picture() {
-    let tiny = controlled_pipeline("tiny-sd");
-    let requests = requests(tiny.as_ref(), [16, 24], 2..5);
+    let tiny = vec![controlled_pipeline("tiny-sd")];
+    let requests = requests(&tiny, [16, 24], 2..5);
     holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(600));
 }
 
-/// Rows of one forward differ in pooled prompts and sizes too.
+/// Rows of one forward differ in pooled prompts and sizes too, and some pictures pass from the base's batches to the refiner's.
 #[test]
 fn on_a_tiny_xl_model_no_schedule_changes_a_picture() {
-    let tiny = controlled_pipeline("tiny-sdxl");
-    let requests = requests(tiny.as_ref(), [64, 72], 2..5);
+    let tiny = vec![controlled_pipeline("tiny-sdxl"), pipeline("tiny-sdxl-refiner")];
+    let requests = requests(&tiny, [64, 72], 2..5);
     holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
 }
 
@@ -290,6 +294,7 @@ fn on_the_built_in_model_no_schedule_changes_a_picture() {
     let pinhole = pipelines::load(&source, DeviceSpec::Cpu).unwrap();
     let side = i64::from(pinhole.info().min_side);
     let multiple = i64::from(pinhole.info().size_multiple);
-    let requests = requests(pinhole.as_ref(), [side, side + multiple], 2..4);
+    let pinhole = vec![pinhole];
+    let requests = requests(&pinhole, [side, side + multiple], 2..4);
     holds(&Bed::new(pinhole, requests), asked("INVARIANCE_SCHEDULES_PINHOLE").unwrap_or(20));
 }

@@ -1,8 +1,10 @@
 //! Whole pictures that start from a picture, with and without a mask: diffusers' image-to-image and inpainting pipelines of
 //! the same checkpoint, prompt and seed. tests/fixtures/make_image_to_image.py made the reference.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
-use darkroom::diffusion::pipelines::{self, ModelSource};
+use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
 use darkroom::domain::{DeviceSpec, ImageInputsDraft, RequestDraft};
 use darkroom::images::Pixels;
 use serde_json::json;
@@ -11,16 +13,20 @@ use super::networks::{fixtures, goldens};
 use super::pipeline::{assert_drawn, request};
 use crate::support::drafts::{checked, drawing, pipeline};
 
-fn pixels<const N: usize>(tensor: &Tensor) -> Pixels<N> {
+pub(super) fn pixels<const N: usize>(tensor: &Tensor) -> Pixels<N> {
     let bytes = tensor.flatten_all().unwrap().to_vec1().unwrap();
     Pixels::from_pixels(tensor.dims()[1] as u32, tensor.dims()[0] as u32, bytes).unwrap()
 }
 
 fn draws_the_references(style: &str, expected: usize) {
-    let golden = goldens(&format!("{style}-image-to-image"));
     let mut source = ModelSource::at(style, fixtures().join(style));
     source.changes.patches.insert("scheduler/scheduler_config.json".to_owned(), json!({"skip_prk_steps": true}));
-    let pipeline = pipelines::load(&source, DeviceSpec::Cpu).unwrap();
+    draws_from_pictures(style, &pipelines::load(&source, DeviceSpec::Cpu).unwrap(), expected);
+}
+
+/// Every picture of the checkpoint's golden.
+pub(super) fn draws_from_pictures(style: &str, pipeline: &Arc<dyn Pipeline>, expected: usize) {
+    let golden = goldens(&format!("{style}-image-to-image"));
     let (picture, mask) = (pixels::<3>(&golden["init"]), pixels::<1>(&golden["mask"]));
     let mut drawn = 0;
     for (name, reference) in golden.iter().filter(|(name, _)| name.contains('.')) {
@@ -39,8 +45,8 @@ fn draws_the_references(style: &str, expected: usize) {
             ..request(style, sampler, tag)
         };
         let mask = (what == "inpaint" || what == "part").then(|| mask.clone());
-        let drawing = drawing(draft, Some(picture.clone()), mask, pipeline.as_ref());
-        eprintln!("{}", assert_drawn(&format!("{style} {name}"), &pipeline, drawing, reference));
+        let drawing = drawing(draft, Some(picture.clone()), mask, pipeline);
+        eprintln!("{}", assert_drawn(&format!("{style} {name}"), pipeline, drawing, reference));
         drawn += 1;
     }
     assert_eq!(drawn, expected, "pictures of {style}");

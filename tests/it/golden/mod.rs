@@ -19,6 +19,9 @@ mod hires;
 // ControlNets, alone and in whole pictures.
 mod controlnets;
 
+// Stable Diffusion XL from a picture, with a second pass, and handed over to its refiner.
+mod xl;
+
 // Networks of full size, from files that a person makes.
 mod full_size;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use darkroom::diffusion::engine::{Drawing, EngineOptions, draw};
+use darkroom::diffusion::engine::{Drawing, EngineOptions, draw_with};
 use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::RequestDraft;
 
@@ -19,6 +19,7 @@ pub(super) fn request(style: &str, sampler: &str, tag: &str) -> RequestDraft {
     let side = match style {
         "tiny-sd2" => 32,
         "tiny-inpainting" => 64,
+        "tiny-sdxl" | "tiny-sdxl-refiner" => 40,
         _ => 16,
     };
     let guided = tag == "guided";
@@ -52,7 +53,17 @@ pub(super) fn assert_drawn(
     drawing: impl Into<Drawing>,
     reference: &Tensor,
 ) -> String {
-    let picture = draw(pipeline.clone(), drawing, EngineOptions::default(), |_| {}).expect("draws").remove(0);
+    assert_drawn_by(what, vec![pipeline.clone()], drawing, reference)
+}
+
+/// The same of a request that several models draw.
+pub(super) fn assert_drawn_by(
+    what: &str,
+    pipelines: Vec<Arc<dyn Pipeline>>,
+    drawing: impl Into<Drawing>,
+    reference: &Tensor,
+) -> String {
+    let picture = draw_with(pipelines, drawing, EngineOptions::default(), |_| {}).expect("draws").remove(0);
     let size: (usize, usize) = (picture.height() as usize, picture.width() as usize);
     assert_eq!(size, (reference.dims()[0], reference.dims()[1]), "{what}");
     let reference: Vec<u8> = reference.flatten_all().unwrap().to_vec1().unwrap();

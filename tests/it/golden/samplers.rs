@@ -144,13 +144,8 @@ impl Case {
     fn check(&self, worst: &mut Worst) {
         let name = format!("{} {} {} steps, eta {}, {}", self.kind, self.schedule, self.steps, self.eta, self.config);
         let training = TrainingSchedule::from_json(&self.config.to_string()).unwrap();
-        let request = PlanRequest {
-            kind: self.kind.parse().unwrap(),
-            sigma_schedule: self.schedule.parse().unwrap(),
-            steps: self.steps,
-            eta: self.eta,
-            skip: self.skip,
-        };
+        let (kind, schedule) = (self.kind.parse().unwrap(), self.schedule.parse().unwrap());
+        let request = PlanRequest { eta: self.eta, skip: self.skip, ..PlanRequest::plain(kind, schedule, self.steps) };
         let plan = SamplingPlan::build(&training, &request).unwrap_or_else(|error| panic!("{name}: {error}"));
 
         assert_eq!(plan.steps.len(), self.timesteps.len(), "{name}: steps");

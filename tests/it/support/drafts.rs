@@ -6,7 +6,8 @@ use std::sync::Arc;
 use darkroom::diffusion::engine::Drawing;
 use darkroom::diffusion::pipelines::{self, ControlNets, ModelSource, Pipeline};
 use darkroom::domain::{
-    ControlDraft, DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, RequestDraft,
+    ControlDraft, DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, ModelInfo,
+    RequestDraft,
 };
 use darkroom::images::{Canvas, ControlPicture, Framing, GrayImage, Pixels, RgbImage};
 
@@ -51,14 +52,37 @@ pub(crate) fn checked(draft: RequestDraft, pipeline: &dyn Pipeline) -> Generatio
     draft.validate(pipeline.info(), &Limits::default(), 0).expect("a valid draft")
 }
 
+/// The draft, checked where all of these are served; the first of them draws.
+pub(crate) fn checked_among(draft: RequestDraft, pipelines: &[Arc<dyn Pipeline>]) -> GenerationRequest {
+    checked_by(draft, &infos(pipelines))
+}
+
+fn checked_by(draft: RequestDraft, served: &[ModelInfo]) -> GenerationRequest {
+    draft.validate_among(&served[0], served, &Limits::default(), 0).expect("a valid draft")
+}
+
+fn infos(pipelines: &[Arc<dyn Pipeline>]) -> Vec<ModelInfo> {
+    pipelines.iter().map(|pipeline| pipeline.info().clone()).collect()
+}
+
 /// The draft, checked, with the pictures it starts from as the server would bring them to the engine.
 pub(crate) fn drawing(
     draft: RequestDraft,
     picture: Option<RgbImage>,
     mask: Option<GrayImage>,
-    pipeline: &dyn Pipeline,
+    pipeline: &Arc<dyn Pipeline>,
 ) -> Drawing {
-    controlled(draft, (picture, mask), Vec::new(), pipeline)
+    drawing_among(draft, picture, mask, std::slice::from_ref(pipeline))
+}
+
+/// The same where all of these are served; the first of them draws.
+pub(crate) fn drawing_among(
+    draft: RequestDraft,
+    picture: Option<RgbImage>,
+    mask: Option<GrayImage>,
+    pipelines: &[Arc<dyn Pipeline>],
+) -> Drawing {
+    controlled_among(draft, (picture, mask), Vec::new(), &infos(pipelines))
 }
 
 /// The same with controls and their pictures.
@@ -67,6 +91,16 @@ pub(crate) fn controlled(
     (picture, mask): (Option<RgbImage>, Option<GrayImage>),
     controls: Vec<(ControlDraft, RgbImage)>,
     pipeline: &dyn Pipeline,
+) -> Drawing {
+    controlled_among(draft, (picture, mask), controls, std::slice::from_ref(pipeline.info()))
+}
+
+/// The same where all of these are served; the first of them draws.
+pub(crate) fn controlled_among(
+    draft: RequestDraft,
+    (picture, mask): (Option<RgbImage>, Option<GrayImage>),
+    controls: Vec<(ControlDraft, RgbImage)>,
+    served: &[ModelInfo],
 ) -> Drawing {
     let inputs = ImageInputsDraft {
         init_image: picture.as_ref().map(|picture| input(InputName::InitImage, picture)),
@@ -78,7 +112,7 @@ pub(crate) fn controlled(
         ..draft.clone()
     };
     let drafts = controls.iter().enumerate().map(asked).collect();
-    let request = checked(RequestDraft { image_inputs: inputs, controls: drafts, ..draft }, pipeline);
+    let request = checked_by(RequestDraft { image_inputs: inputs, controls: drafts, ..draft }, served);
     let canvas = picture.map(|picture| Arc::new(Canvas::new(picture, mask, &Framing::of(&request))));
     let pictures = controls.iter().map(|(_, picture)| ControlPicture::new(picture, &request, canvas.as_deref()));
     let controls = pictures.collect();

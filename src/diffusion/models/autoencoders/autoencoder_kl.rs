@@ -65,6 +65,11 @@ impl AutoencoderKlConfig {
         self.latent_channels
     }
 
+    /// What the encoder's latents are multiplied with.
+    pub fn scaling_factor(&self) -> f64 {
+        self.scaling_factor
+    }
+
     /// Latents of about unit variance as samplers take them, of what the encoder gives: (N, latent_channels, h, w).
     pub fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
         if let Some((mean, std)) = self.normalisation(latents)? {

@@ -32,7 +32,7 @@ fn any_plan() -> impl Strategy<Value = (String, PlanRequest)> {
         );
         // At most a third of the timesteps, so that the offset stays inside and no two levels coincide.
         let steps = (1.0 + share * (count / 3 - 1) as f64) as u32;
-        (keys, PlanRequest { kind, sigma_schedule, steps, eta, skip: 0 })
+        (keys, PlanRequest { eta, ..PlanRequest::plain(kind, sigma_schedule, steps) })
     })
 }
 
