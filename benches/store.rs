@@ -36,6 +36,7 @@ fn request(group: usize) -> GenerationRequest {
         inpainting: false,
         controlnets: Vec::new(),
         latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
+        sha256: None,
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {

@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::diffusion::engine::{Drawing, EngineEvent, draw_with};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RefinerDraft, RequestDraft,
+    DeviceSpec, DrawnBy, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RefinerDraft, RequestDraft,
     SizeConditioningDraft,
 };
 use crate::images;
@@ -172,6 +172,9 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     // The same model may go on by itself.
     if let Some(refiner) = args.refiner_model.as_ref().filter(|refiner| **refiner != args.model) {
         models.push(load("--refiner-model", refiner)?);
+        if models[0].info().id == models[1].info().id {
+            return Err(format!("--refiner-model: `{refiner}` has the same name as the model; describe one of them"));
+        }
     }
     let served: Vec<ModelInfo> = models.iter().map(|model| model.info().clone()).collect();
     let refiner = served.last().map(|info| info.id.to_string());
@@ -186,6 +189,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let request = validated(draft, &served, &settings)?;
     let canvas = pictures.canvas(&request);
     let controls = controls.pictures(&request, canvas.as_deref());
+    let drawn_by = DrawnBy::models(&served);
 
     let bar = progress_bar(&request);
     let shown = bar.clone();
@@ -203,7 +207,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
 
     for (index, picture) in pictures.iter().enumerate() {
         let path = if pictures.len() == 1 { output.clone() } else { numbered(&output, index) };
-        let info = images::describe(&request, index as u32);
+        let info = images::describe(&request, index as u32, &drawn_by);
         let bytes = images::encode(picture, request.output(), Some(&info)).map_err(|error| error.to_string())?;
         std::fs::write(&path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         say(format!("{}  seed {}", path.display(), request.image_seed(index as u32)))?;

@@ -31,7 +31,7 @@ pub use hires::{Hires, HiresDraft, Upscaler};
 pub use ids::{JobId, ModelId, ParseIdError, WorkerId};
 pub use image_inputs::{ImageInputs, ImageInputsDraft, InpaintArea, InputImage, InputName};
 pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
-pub use model::{LatentRgb, LatentSpace, ModelDefaults, ModelInfo};
+pub use model::{DrawnBy, DrawnByModel, LatentRgb, LatentSpace, ModelDefaults, ModelInfo};
 pub use prompt_syntax::{Fragment, MAX_WEIGHT, PromptSyntax, SyntaxError, parse_a1111};
 pub use refiner::{Refiner, RefinerDraft};
 pub use request::{GenerationRequest, Limits, MAX_SEED, OutputOptions, Priority, RequestDraft};

@@ -35,6 +35,9 @@ pub struct ModelInfo {
     pub controlnets: Vec<ControlNetInfo>,
     /// What its latents are. A model can go on with another's (`refiner`) where both have the same.
     pub latents: LatentSpace,
+    /// By which file it draws: lower-case hex SHA-256 of a checkpoint in one file, of a folder's U-Net weights. None until it
+    /// has been loaded.
+    pub sha256: Option<String>,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.
@@ -83,6 +86,40 @@ impl Default for ModelDefaults {
             prompt_syntax: PromptSyntax::default(),
             clip_skip: 0,
         }
+    }
+}
+
+/// What drew a picture, by the hashes of its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrawnBy {
+    /// The request's models, those that were loaded.
+    pub models: Vec<DrawnByModel>,
+    /// Adapters by name, and the first 12 digits of the hash by which they are known ("AutoV3").
+    pub loras: Vec<(String, String)>,
+    /// Textual inversion embeddings that the prompts name, and the first 12 digits of the SHA-256 of their files.
+    pub embeddings: Vec<(String, String)>,
+}
+
+/// A model that drew a picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DrawnByModel {
+    /// The name clients use.
+    pub id: ModelId,
+    /// [`ModelInfo::sha256`].
+    pub sha256: Option<String>,
+}
+
+impl DrawnBy {
+    /// These models.
+    pub fn models<'a>(models: impl IntoIterator<Item = &'a ModelInfo>) -> Self {
+        let model = |info: &ModelInfo| DrawnByModel { id: info.id.clone(), sha256: info.sha256.clone() };
+        Self { models: models.into_iter().map(model).collect(), ..Self::default() }
+    }
+
+    /// What other programs call a model's hash: the first ten digits ("AutoV2").
+    pub fn model_hash(&self, id: &ModelId) -> Option<&str> {
+        let model = self.models.iter().find(|model| model.id == *id)?;
+        model.sha256.as_deref()?.get(..10)
     }
 }
 

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn a_png_carries_its_words_also_beyond_latin_1() {
         for (prompt, chunk) in [("a house", &b"tEXtparameters\0a house"[..]), ("東京", &b"iTXtparameters\0"[..])] {
-            let info = PictureInfo { parameters: prompt.to_owned(), json: "{}".to_owned() };
+            let info = PictureInfo { parameters: prompt.to_owned(), json: "{}".to_owned(), files: "{}".to_owned() };
             let output = OutputOptions { format: ImageFormat::Png, quality: 90 };
             let bytes = encode(&gradient(), output, Some(&info)).expect("encodes");
             assert!(bytes.windows(chunk.len()).any(|window| window == chunk), "{prompt}");

@@ -13,6 +13,8 @@ pub struct PictureInfo {
     pub parameters: String,
     /// The whole request as JSON, under the keyword `darkroom`.
     pub json: String,
+    /// The files that drew it, as JSON, under the keyword `darkroom-files`.
+    pub files: String,
 }
 
 /// File bytes; `info` goes into PNGs alone.
@@ -48,7 +50,9 @@ fn png(picture: &RgbImage, info: Option<&PictureInfo>) -> std::result::Result<Ve
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
     if let Some(info) = info {
-        for (keyword, text) in [("parameters", &info.parameters), ("darkroom", &info.json)] {
+        for (keyword, text) in
+            [("parameters", &info.parameters), ("darkroom", &info.json), ("darkroom-files", &info.files)]
+        {
             // tEXt is Latin-1, which every reader knows; other text needs iTXt, as A1111 does through Pillow.
             if text.chars().all(|c| u32::from(c) < 256) {
                 encoder.add_text_chunk(keyword.to_owned(), text.clone())?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
+use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
 use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// A job for the engine.
@@ -29,6 +29,8 @@ pub enum EngineEvent {
         job: JobId,
         /// What the client should know, such as a prompt that was cut.
         warnings: Vec<String>,
+        /// By which files its pictures are drawn.
+        drawn_by: DrawnBy,
     },
     /// One picture took a step.
     Progress {

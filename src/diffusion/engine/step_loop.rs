@@ -18,7 +18,7 @@ use super::sample::{NextPass, SampleState, Told};
 use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
-use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
+use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 use crate::images::ControlPicture;
 
 /// Why a job cannot go on.
@@ -163,7 +163,9 @@ impl StepLoop {
         }
         let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
         self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
-        (self.sink)(EngineEvent::Started { job: job.id, warnings });
+        let models = request.models().into_iter().filter_map(|model| self.pipelines.get(model));
+        let drawn_by = DrawnBy::models(models.map(|pipeline| pipeline.info()));
+        (self.sink)(EngineEvent::Started { job: job.id, warnings, drawn_by });
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl Introduction<'_> {
             inpainting: self.inpainting,
             controlnets: Vec::new(),
             latents: self.latents.space(),
+            sha256: None,
             samplers,
             sigma_schedules,
             defaults,

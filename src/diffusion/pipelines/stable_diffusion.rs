@@ -44,6 +44,7 @@ impl StableDiffusion {
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
     /// supported, or components that do not fit together.
     pub fn load(id: ModelId, class: &str, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+        let hashing = checkpoint.hashing();
         let components = Components { checkpoint, device: &device };
         let card = components.card()?;
         let text = components.text("text_encoder", "tokenizer")?;
@@ -77,7 +78,7 @@ impl StableDiffusion {
             schedule: &schedule,
             latents: &latents,
         };
-        let info = info.info(&card);
+        let info = ModelInfo { sha256: hashing.finish(), ..info.info(&card) };
         Ok(Self { info, text, unet, latents, controlnets: ControlNets::default(), schedule, device })
     }
 

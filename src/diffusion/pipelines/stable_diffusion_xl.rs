@@ -57,6 +57,7 @@ impl StableDiffusionXl {
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
     /// supported, or components that do not fit together.
     pub fn load(id: ModelId, index: &Value, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+        let hashing = checkpoint.hashing();
         let components = Components { checkpoint, device: &device };
         let card = components.card()?;
         let has_first = index["text_encoder"].get(1).is_some_and(|class| !class.is_null());
@@ -83,7 +84,7 @@ impl StableDiffusionXl {
             schedule: &schedule,
             latents: &latents,
         };
-        let info = info.info(&card);
+        let info = ModelInfo { sha256: hashing.finish(), ..info.info(&card) };
         // diffusers' default, for bases and refiners that do not say.
         let zeros_for_empty_negative = index["force_zeros_for_empty_prompt"] != false;
         Ok(Self {

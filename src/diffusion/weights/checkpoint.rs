@@ -47,7 +47,7 @@ pub enum Checkpoint {
 /// A checkpoint in one file.
 pub struct SingleFile {
     path: PathBuf,
-    shard: Arc<Shard>,
+    pub(super) shard: Arc<Shard>,
     layout: Layout,
     /// A folder whose configurations and tokenizers go before what the file tells.
     configs: Option<PathBuf>,

@@ -8,29 +8,36 @@ use tokio::task::JoinHandle;
 use super::pool::PoolParts;
 use crate::diffusion::engine::EngineTimings;
 use crate::dispatch::jobs::{self, ClaimedJob, Lease, Outcome};
-use crate::domain::{Artifact, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings};
-use crate::images::{self, RgbImage};
+use crate::domain::{Artifact, DrawnBy, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings};
+use crate::images::{self, PictureInfo, RgbImage};
 
 /// A job aboard.
 pub(super) struct JobRun {
     pub claimed: ClaimedJob,
-    pub warnings: Vec<String>,
+    warnings: Vec<String>,
+    drawn_by: DrawnBy,
     pictures: Vec<JoinHandle<Result<Artifact, String>>>,
 }
 
 impl JobRun {
     pub(super) fn new(claimed: ClaimedJob) -> Self {
-        Self { claimed, warnings: Vec::new(), pictures: Vec::new() }
+        Self { claimed, warnings: Vec::new(), drawn_by: DrawnBy::default(), pictures: Vec::new() }
     }
 
     pub(super) fn id(&self) -> JobId {
         self.claimed.job.id
     }
 
+    /// The engine took it.
+    pub(super) fn started(&mut self, warnings: Vec<String>, drawn_by: DrawnBy) {
+        (self.warnings, self.drawn_by) = (warnings, drawn_by);
+    }
+
     /// Encodes, stores and announces one picture beside the engine's next step.
     pub(super) fn store_picture(&mut self, parts: &PoolParts, index: u32, picture: RgbImage) {
         let (parts, job) = (parts.clone(), self.claimed.job.clone());
-        self.pictures.push(tokio::spawn(async move { store_picture(&parts, &job, index, picture).await }));
+        let info = images::describe(&job.request, index, &self.drawn_by);
+        self.pictures.push(tokio::spawn(async move { store_picture(&parts, &job, (index, info), picture).await }));
     }
 
     /// Waits for its pictures, then ends the job: stored first, then the row, then the event.
@@ -65,10 +72,15 @@ impl JobRun {
     }
 }
 
-async fn store_picture(parts: &PoolParts, job: &Job, index: u32, picture: RgbImage) -> Result<Artifact, String> {
-    let (request, output) = (job.request.clone(), job.request.output());
+async fn store_picture(
+    parts: &PoolParts,
+    job: &Job,
+    (index, info): (u32, PictureInfo),
+    picture: RgbImage,
+) -> Result<Artifact, String> {
+    let output = job.request.output();
     let (width, height) = (picture.width(), picture.height());
-    let encode = move || images::encode(&picture, output, Some(&images::describe(&request, index)));
+    let encode = move || images::encode(&picture, output, Some(&info));
     let bytes = tokio::task::spawn_blocking(encode)
         .await
         .map_err(|error| error.to_string())?

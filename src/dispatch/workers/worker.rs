@@ -240,9 +240,9 @@ impl Worker {
         match event {
             EngineEvent::Finished { job, .. } | EngineEvent::Failed { job, .. } | EngineEvent::Cancelled { job }
                 if self.leaving.remove(&job) => {}
-            EngineEvent::Started { job, warnings } => {
+            EngineEvent::Started { job, warnings, drawn_by } => {
                 if let Some(run) = self.aboard.get_mut(&job) {
-                    run.warnings = warnings;
+                    run.started(warnings, drawn_by);
                 }
             }
             EngineEvent::Progress { job, image, step, total } if self.aboard.contains_key(&job) => {

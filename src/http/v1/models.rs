@@ -13,6 +13,8 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
     let limits = door.service.limits();
     let mut value = serde_json::to_value(model).unwrap_or_default();
     value["default"] = is_default.into();
+    // What other programs call a model's hash ("AutoV2").
+    value["hash"] = model.sha256.as_deref().and_then(|sha256| sha256.get(..10)).into();
     value["limits"] = json!({
         "max_steps": limits.max_steps, "max_num_images": limits.max_num_images, "max_pixels": limits.max_pixels,
         "max_prompt_chars": limits.max_prompt_chars,
@@ -21,6 +23,9 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
 }
 
 /// Served models, with their sizes, samplers, defaults and limits; the first is the default.
+///
+/// `latents` tells which models can go on with each other's (`refiner`). `sha256` is that of the checkpoint's file, of a folder's
+/// U-Net weights, and `hash` its first ten digits, which other programs call a model's hash.
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "{models: [...]}", body = Value)))]
 pub(in crate::http) async fn models(State(door): State<Door>) -> Json<Value> {
     let models: Vec<Value> =

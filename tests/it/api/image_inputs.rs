@@ -275,7 +275,7 @@ async fn a_second_pass_makes_a_larger_picture_in_as_many_more_steps() {
     );
     let resolved = json!({"scale": 1.6, "upscaler": "lanczos", "strength": 0.5, "steps": 4});
     assert_eq!(job["request"]["hires"], resolved);
-    assert!(String::from_utf8_lossy(&bytes).contains("Denoising strength: 0.5, Hires upscale: 1.6, Hires steps: 4"));
+    assert!(String::from_utf8_lossy(&bytes).contains("Hires upscale: 1.6, Hires steps: 4, Hires upscaler: Lanczos"));
     assert_eq!(drawn(&app, &job["request"]).await.1, bytes, "its request can be sent again");
 
     // Over a picture that a request came with, too.

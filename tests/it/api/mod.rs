@@ -15,5 +15,7 @@ mod images;
 mod operations;
 // Two models that draw one picture.
 mod refiner;
+// What a picture's file says of it.
+mod parameters;
 // Server-sent events.
 mod streams;

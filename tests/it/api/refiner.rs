@@ -33,7 +33,7 @@ async fn a_refiner_goes_on_and_the_request_can_be_sent_again() {
     assert_eq!(job["request"]["refiner"], resolved);
     assert_eq!((&job["progress"]["step"], &job["progress"]["steps"]), (&json!(5), &json!(5)));
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    assert!(text.contains("Refiner: tiny-sdxl-refiner, Refiner switch at: 0.8"), "{text}");
+    assert!(text.contains("Refiner: tiny-sdxl-refiner [") && text.contains("], Refiner switch at: 0.8"), "{text}");
     assert_eq!(drawn(&app, &job["request"]).await.1, bytes);
     let (_, alone) = drawn(&app, &request(&json!({}))).await;
     assert_ne!(alone, bytes, "the base alone draws another picture");

@@ -48,6 +48,7 @@ fn model(id: &str) -> ModelInfo {
         inpainting: false,
         controlnets: Vec::new(),
         latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
+        sha256: None,
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

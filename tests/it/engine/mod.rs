@@ -270,7 +270,7 @@ fn a_prompt_that_is_cut_is_told() {
     let jobs = [job(draft(&long, 1)), job(draft("short", 1))];
     let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
     for event in events {
-        if let EngineEvent::Started { job, warnings } = event {
+        if let EngineEvent::Started { job, warnings, .. } = event {
             assert_eq!(warnings.len(), usize::from(job == jobs[0].0), "{warnings:?}");
         }
     }
