@@ -150,6 +150,7 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
         embeddings: file.embeddings.clone().map(within).into_iter().collect(),
         variant: file.variant.clone(),
         vae: file.vae.clone().map(within),
+        vae_tiny: file.vae_tiny.clone().map(within),
         patches: [
             ("scheduler/scheduler_config.json", to_value(&file.schedule)),
             ("darkroom.json", to_value(&file.card)),
@@ -159,7 +160,12 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
         .collect(),
     };
     let embeddings = source.changes.embeddings.first().cloned();
-    for (key, named) in [("config", &source.config), ("vae", &source.changes.vae), ("embeddings", &embeddings)] {
+    for (key, named) in [
+        ("config", &source.config),
+        ("vae", &source.changes.vae),
+        ("vae_tiny", &source.changes.vae_tiny),
+        ("embeddings", &embeddings),
+    ] {
         if let Some(named) = named.as_ref().filter(|named| !named.exists()) {
             return Err(at(format!("`{key}`: there is no {}", named.display())));
         }

@@ -18,6 +18,8 @@ pub struct ModelFile {
     pub config: Option<PathBuf>,
     /// A folder or file with the autoencoder to use.
     pub vae: Option<PathBuf>,
+    /// A folder or file with a tiny autoencoder for previews.
+    pub vae_tiny: Option<PathBuf>,
     /// A folder of textual inversion embeddings, or one file.
     pub embeddings: Option<PathBuf>,
     /// The variant of the weights to read.
@@ -122,6 +124,7 @@ impl ModelFile {
             path: keys.text("path"),
             config: keys.text("config").map(PathBuf::from),
             vae: keys.text("vae").map(PathBuf::from),
+            vae_tiny: keys.text("vae_tiny").map(PathBuf::from),
             embeddings: keys.text("embeddings").map(PathBuf::from),
             variant: keys.text("variant"),
             schedule: ScheduleOverrides {

@@ -51,7 +51,7 @@ pub enum EngineEvent {
         image: u32,
         /// Steps taken.
         step: u32,
-        /// Small: one pixel a latent pixel.
+        /// Small: one pixel a latent pixel, or up to 512 pixels wide or high.
         picture: RgbImage,
     },
     /// One picture is drawn.

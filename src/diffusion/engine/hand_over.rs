@@ -64,7 +64,7 @@ fn enlarged(
         Upscaler::Lanczos => {
             let picture: RgbImage = pipeline.decode(latents)?;
             let picture = picture.resized(width, height, Filter::Lanczos);
-            pipeline.encode(&pixels(&picture, latents.device())?)?.sample(&draw()?)
+            pipeline.encode(&pixels(&picture, latents.device())?)?.sample(draw)
         }
     }
 }

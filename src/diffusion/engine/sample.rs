@@ -84,6 +84,8 @@ pub(super) struct SampleState {
     held: Option<Tensor>,
     memory: VecDeque<Tensor>,
     drawn: Option<Tensor>,
+    /// What the last evaluation took the picture to be.
+    denoised: Option<Tensor>,
     /// What is put back after every evaluation.
     kept: Option<Kept>,
     /// What the network is shown below the latents at every step: (1, C', h, w).
@@ -119,6 +121,7 @@ impl SampleState {
             held: None,
             memory: VecDeque::new(),
             drawn: None,
+            denoised: None,
             kept,
             extra_channels,
             noise,
@@ -151,6 +154,7 @@ impl SampleState {
             held: None,
             memory: VecDeque::new(),
             drawn: None,
+            denoised: None,
             kept,
             extra_channels: None,
             noise,
@@ -180,6 +184,11 @@ impl SampleState {
 
     pub(super) fn latents(&self) -> &Tensor {
         &self.latents
+    }
+
+    /// How the picture looks so far: without the noise that is still in the latents.
+    pub(super) fn denoised(&self) -> &Tensor {
+        self.denoised.as_ref().unwrap_or(&self.latents)
     }
 
     fn step(&self) -> &PlanStep {
@@ -236,6 +245,7 @@ impl SampleState {
             self.memory.push_front(remember);
         }
         self.memory.truncate(told.plan.memory_len());
+        self.denoised = Some(denoised);
         self.evaluated += 1;
         self.steps_taken += u32::from(step.ends_step);
         self.meta.left = (told.evaluations() - self.evaluated) as u32;

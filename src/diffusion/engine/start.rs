@@ -109,7 +109,7 @@ impl Start {
 
     /// One sample's beginning, given its own noise: `draw` gives (1, C, h, w) f32.
     pub(super) fn begin(&self, plan: &SamplingPlan, mut draw: impl FnMut() -> Result<Tensor>) -> Result<Begun> {
-        let clean = self.picture.as_ref().map(|picture| picture.sample(&draw()?)).transpose()?;
+        let clean = self.picture.as_ref().map(|picture| picture.sample(&mut draw)).transpose()?;
         let (mut kept, mut extra_channels) = (None, None);
         if let (Some(clean), InitialNoise::Given, None) = (&clean, self.noise, &self.masked) {
             return Ok(Begun { latents: clean.clone(), kept, extra_channels });
@@ -123,11 +123,11 @@ impl Start {
         match (&self.masked, clean) {
             (Some(Masked::PutBack { mask }), Some(clean)) => {
                 // The reference encodes the masked picture for such networks too, and leaves it.
-                draw()?;
+                self.picture.as_ref().map(|picture| picture.sample(&mut draw)).transpose()?;
                 kept = Some(Kept { mask: mask.clone(), latents: clean, noise });
             }
             (Some(Masked::Shown { mask, rest }), _) => {
-                extra_channels = Some(Tensor::cat(&[mask, &rest.sample(&draw()?)?], 1)?)
+                extra_channels = Some(Tensor::cat(&[mask, &rest.sample(&mut draw)?], 1)?)
             }
             _ => {}
         }

@@ -390,7 +390,7 @@ impl StepLoop {
         let (job, image, step) = (sample.job, sample.image, sample.steps_taken());
         let pipeline = &self.pipelines[&sample.meta.key.model];
         // A preview that cannot be made is no reason to fail the picture.
-        if let Ok(Some(picture)) = pipeline.preview(sample.latents()) {
+        if let Ok(Some(picture)) = pipeline.preview(sample.denoised()) {
             (self.sink)(EngineEvent::Preview { job, image, step, picture });
         }
     }

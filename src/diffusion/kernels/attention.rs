@@ -10,11 +10,14 @@ use super::{ALONE, values};
 
 /// Scores of one task, about: they stay in a second-level cache.
 const SCORES: usize = 1 << 16;
+/// Scores that the tensor library's operations hold at a time (1 GiB).
+const PLAIN_SCORES: usize = 1 << 28;
 /// Queries of one task; at least so many share the way through keys and values.
 const QUERIES: (usize, usize) = (8, 64);
 
 /// q: (N, Lq, heads*d), k and v: (N, Lk, heads*d), mask: additive, broadcast to (N, heads, Lq, Lk) -> (N, Lq, heads*d).
-/// Without a mask, in f32 on a CPU, every thread holds max(2^16, 8 Lk) scores at most; else all N*heads*Lq*Lk are in memory.
+/// Without a mask, in f32 on a CPU, every thread holds max(2^16, 8 Lk) scores at most, on other devices 2^28 are held at a time; else
+/// all N*heads*Lq*Lk.
 pub fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
     if mask.is_some() || !matches!(q.device(), Device::Cpu) || q.dtype() != DType::F32 {
         return scaled_dot_product_plain(q, k, v, heads, mask);
@@ -31,6 +34,27 @@ pub fn scaled_dot_product_plain(
     heads: usize,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
+    match mask {
+        Some(_) => plain(q, k, v, heads, mask),
+        None => plain_in_blocks(q, k, v, heads, PLAIN_SCORES),
+    }
+}
+
+/// Blocks of queries, of so many scores each.
+fn plain_in_blocks(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, scores: usize) -> Result<Tensor> {
+    let (n, queries, _) = q.dims3()?;
+    let block = (scores / (n * heads * k.dim(1)?).max(1)).max(1);
+    if block >= queries {
+        return plain(q, k, v, heads, None);
+    }
+    let blocks = (0..queries).step_by(block).map(|from| {
+        let block = q.narrow(1, from, block.min(queries - from))?;
+        plain(&block, k, v, heads, None)
+    });
+    Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)
+}
+
+fn plain(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
     let (n, queries, width) = q.dims3()?;
     let split = |x: &Tensor| {
         let tokens = x.dim(1)?;
@@ -252,6 +276,16 @@ mod tests {
                     super::super::assert_close(&what, &fast, &plain, 4e-6);
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_plain_twin_agrees_in_blocks() -> Result<()> {
+        let (q, k, v) = (normal((2, 50, 12), 1.0)?, normal((2, 31, 12), 1.0)?, normal((2, 31, 12), 1.0)?);
+        let whole = scaled_dot_product_plain(&q, &k, &v, 3, None)?;
+        for scores in [1, 3 * 2 * 31 * 7, 3 * 2 * 31 * 49] {
+            super::super::assert_close("blocks", &plain_in_blocks(&q, &k, &v, 3, scores)?, &whole, 2e-6);
         }
         Ok(())
     }

@@ -102,19 +102,31 @@ impl WithSimd for Group<'_> {
     /// Plain loops: the compiler makes them as wide as the processor's vectors.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let (mean, scale) = mean_and_scale(self.x, self.eps);
-        let pixels = self.x.len() / self.weight.len();
-        let channels = self.out.chunks_exact_mut(pixels).zip(self.x.chunks_exact(pixels));
-        for ((out, x), (weight, bias)) in channels.zip(self.weight.iter().zip(self.bias)) {
-            let factor = scale * weight;
-            let offset = bias - mean * factor;
-            match self.after {
-                After::Nothing => out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor + offset),
-                After::Silu => out.iter_mut().zip(x).for_each(|(out, x)| {
-                    let value = x * factor + offset;
-                    *out = value / (1.0 + exp(-value));
-                }),
-            }
+        let mean_and_scale = mean_and_scale(self.x, self.eps);
+        normalise(self.x, mean_and_scale, (self.weight, self.bias), self.after, self.out);
+    }
+}
+
+/// A group's numbers, channel by channel, by its mean and scale.
+#[inline(always)]
+pub(super) fn normalise(
+    x: &[f32],
+    (mean, scale): (f32, f32),
+    (weight, bias): (&[f32], &[f32]),
+    after: After,
+    out: &mut [f32],
+) {
+    let pixels = x.len() / weight.len();
+    let channels = out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels));
+    for ((out, x), (weight, bias)) in channels.zip(weight.iter().zip(bias)) {
+        let factor = scale * weight;
+        let offset = bias - mean * factor;
+        match after {
+            After::Nothing => out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor + offset),
+            After::Silu => out.iter_mut().zip(x).for_each(|(out, x)| {
+                let value = x * factor + offset;
+                *out = value / (1.0 + exp(-value));
+            }),
         }
     }
 }
@@ -128,13 +140,18 @@ fn mean_and_scale(x: &[f32], eps: f64) -> (f32, f32) {
     (mean, (1.0 / (variance + eps).sqrt()) as f32)
 }
 
+/// Running sums of a block.
+pub(super) const LANES: usize = 16;
+/// Numbers that are added in f32 before they join the total.
+pub(super) const BLOCK: usize = 256;
+
 /// Sixteen running sums, so that they fit vector registers and the order of additions is fixed by the data's length alone.
 #[inline(always)]
 fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f64 {
-    let mut lanes = [0f64; 16];
-    for block in x.chunks(256) {
-        let mut partial = [0f32; 16];
-        let (whole, rest) = block.as_chunks::<16>();
+    let mut lanes = [0f64; LANES];
+    for block in x.chunks(BLOCK) {
+        let mut partial = [0f32; LANES];
+        let (whole, rest) = block.as_chunks::<LANES>();
         for values in whole {
             for (lane, value) in partial.iter_mut().zip(values) {
                 *lane += term(*value);

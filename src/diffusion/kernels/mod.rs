@@ -9,6 +9,7 @@ mod conv2d;
 mod exp;
 mod geglu;
 mod group_norm;
+mod group_statistics;
 mod linear;
 mod sums;
 mod transposed;
@@ -17,6 +18,7 @@ pub use attention::{scaled_dot_product, scaled_dot_product_plain};
 pub use conv2d::{PackedConv2d, conv2d_plain};
 pub use geglu::{geglu, geglu_plain};
 pub use group_norm::{After, group_norm, group_norm_plain};
+pub use group_statistics::{GroupStatistics, group_normalised, group_statistics};
 pub use linear::{PackedLinear, linear_plain};
 pub use transposed::{transposed, transposed_plain};
 

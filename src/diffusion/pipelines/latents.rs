@@ -1,15 +1,18 @@
-//! Between latents and pictures: the autoencoder with its scaling, and the linear map for previews.
+//! Between latents and pictures: the autoencoder with its scaling, and what makes previews.
 
 use candle_core::Tensor;
+use serde_json::Value;
 
 use super::card::ModelCard;
 use super::components::Components;
 use super::{Error, Result};
-use crate::diffusion::models::autoencoders::{AutoencoderKl, AutoencoderKlConfig, Posterior};
+use crate::diffusion::models::autoencoders::{
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, Posterior, TinyDecoder,
+};
 use crate::diffusion::models::unets::UNet2DConditionModel;
 use crate::diffusion::weights::Checkpoint;
 use crate::domain::{LatentRgb, LatentSpace};
-use crate::images::RgbImage;
+use crate::images::{Filter, RgbImage};
 
 /// What a network is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,28 +23,62 @@ pub(super) enum Shown {
     Masked,
 }
 
-/// What one checkpoint's latents are and how they become pictures. The autoencoder computes in f32, whatever its weights
-/// are stored as: what `force_upcast` asks for.
+/// What one checkpoint's latents are and how they become pictures.
 #[derive(Debug)]
 pub(super) struct LatentFormat {
-    vae: AutoencoderKl,
+    vae: Vae,
+    /// For previews, where the checkpoint has one besides.
+    tiny: Option<TinyDecoder>,
     rgb: Option<LatentRgb>,
 }
 
+/// The autoencoder, by its configuration's class.
+#[derive(Debug)]
+enum Vae {
+    Kl(Box<AutoencoderKl>),
+    Tiny(Box<AutoencoderTiny>),
+}
+
+/// Previews are at most so large, in pixels.
+const PREVIEW_SIDE: u32 = 512;
+
 impl LatentFormat {
-    /// Reads `vae` of the checkpoint.
+    /// Reads `vae` of the checkpoint, and `vae_tiny` where there is one.
     pub(super) fn load(checkpoint: &Checkpoint, card: &ModelCard, device: &candle_core::Device) -> Result<Self> {
-        let config: AutoencoderKlConfig = checkpoint.json("vae/config.json")?;
+        let within = |part: &str| {
+            let file = checkpoint.describe(part);
+            move |source| Error::Network { file, source: Box::new(source) }
+        };
+        let class: Value = checkpoint.json("vae/config.json")?;
         let weights = checkpoint.weights("vae", device)?;
-        let vae = AutoencoderKl::load(config, &weights)
-            .map_err(|source| Error::Network { file: checkpoint.describe("vae"), source: Box::new(source) })?;
+        let vae = if class["_class_name"] == "AutoencoderTiny" {
+            let vae = AutoencoderTiny::load(checkpoint.json("vae/config.json")?, &weights);
+            Vae::Tiny(Box::new(vae.map_err(within("vae"))?))
+        } else {
+            let vae = AutoencoderKl::load(checkpoint.json("vae/config.json")?, &weights);
+            Vae::Kl(Box::new(vae.map_err(within("vae"))?))
+        };
+        let tiny = if checkpoint.has("vae_tiny/config.json") {
+            let weights = checkpoint.weights("vae_tiny", device)?;
+            let tiny = TinyDecoder::load(checkpoint.json("vae_tiny/config.json")?, &weights);
+            Some(tiny.map_err(within("vae_tiny"))?)
+        } else {
+            None
+        };
+        let channels = vae.latent_channels();
+        if let Some(given) =
+            tiny.as_ref().map(|tiny| tiny.config().latent_channels()).filter(|given| *given != channels)
+        {
+            let reason = format!("its latents have {given} channels, those of `vae` {channels}");
+            return Err(Error::Unsupported { file: checkpoint.describe("vae_tiny/config.json"), reason });
+        }
         let rgb = match (&card.latent_rgb_factors, card.latent_rgb_bias) {
-            (Some(factors), Some(bias)) if factors.len() == vae.config().latent_channels() => {
+            (Some(factors), Some(bias)) if factors.len() == channels => {
                 Some(LatentRgb { factors: factors.clone(), bias })
             }
             _ => None,
         };
-        Ok(Self { vae, rgb })
+        Ok(Self { vae, tiny, rgb })
     }
 
     /// Whether the network takes and gives such latents, and whether it is shown a mask and the masked picture besides.
@@ -67,63 +104,117 @@ impl LatentFormat {
 
     /// Channels of the latents.
     pub(super) fn channels(&self) -> usize {
-        self.vae.config().latent_channels()
+        self.vae.latent_channels()
     }
 
     /// Picture pixels a latent pixel, each way.
     pub(super) fn factor(&self) -> u32 {
-        self.vae.config().factor() as u32
+        self.vae.factor() as u32
     }
 
     /// What they are, for people and for models that go on with them.
     pub(super) fn space(&self) -> LatentSpace {
-        let scaling_factor = self.vae.config().scaling_factor();
+        let scaling_factor = self.vae.scaling_factor();
         LatentSpace { channels: self.channels() as u32, factor: self.factor(), scaling_factor }
     }
 
     /// (C, h, w) for pictures of this size in pixels.
     pub(super) fn shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
-        let factor = self.vae.config().factor();
+        let factor = self.vae.factor();
         (self.channels(), height as usize / factor, width as usize / factor)
     }
 
-    /// A picture (1, 3, H, W) f32 in [-1, 1] to the distribution of its latents.
+    /// A picture (1, 3, H, W) f32 in [-1, 1] to its latents, or to their distribution.
     pub(super) fn encode(&self, picture: &Tensor) -> Result<EncodedPicture> {
-        Ok(EncodedPicture { posterior: self.vae.encode(picture)?, config: self.vae.config().clone() })
+        Ok(match &self.vae {
+            Vae::Kl(vae) => EncodedPicture::Distribution(vae.encode(picture)?, Box::new(vae.config().clone())),
+            Vae::Tiny(vae) => EncodedPicture::Latents(vae.config().scaled(&vae.encode(picture)?)?),
+        })
     }
 
     /// Latents (1, C, h, w) to their picture.
     pub(super) fn decode(&self, latents: &Tensor) -> Result<RgbImage> {
-        let unscaled = self.vae.config().unscaled(latents)?;
-        // [-1, 1] to [0, 1] as diffusers' `VaeImageProcessor` does.
-        let picture = ((self.vae.decode(&unscaled)? * 0.5)? + 0.5)?;
-        to_rgb(&picture)
+        let picture = match &self.vae {
+            Vae::Kl(vae) => vae.decode(&vae.config().unscaled(latents)?)?,
+            Vae::Tiny(vae) => vae.decode(&vae.config().unscaled(latents)?)?,
+        };
+        to_rgb(&zero_to_one(&picture)?)
     }
 
-    /// A small picture by a linear map, where the model's card has one.
+    /// A small picture of how latents (1, C, h, w) look: by a tiny autoencoder, or by a linear map, where the model has one.
     pub(super) fn preview(&self, latents: &Tensor) -> Result<Option<RgbImage>> {
-        let Some(LatentRgb { factors, bias }) = &self.rgb else { return Ok(None) };
-        let (_, channels, h, w) = latents.dims4()?;
-        let factors: Vec<f32> = factors.iter().flatten().copied().collect();
-        let factors = Tensor::from_vec(factors, (channels, 3), latents.device())?.t()?.contiguous()?;
-        let bias = Tensor::from_slice(bias, (3, 1), latents.device())?;
-        let picture = factors.matmul(&latents.reshape((channels, h * w))?)?.broadcast_add(&bias)?;
-        Ok(Some(to_rgb(&picture.reshape((1, 3, h, w))?)?))
+        let picture = match (&self.tiny, &self.vae) {
+            (Some(tiny), _) => tiny.decode(&tiny.config().unscaled(latents)?)?,
+            (None, Vae::Tiny(vae)) => vae.decode(&vae.config().unscaled(latents)?)?,
+            (None, Vae::Kl(_)) => return self.rgb.as_ref().map(|map| linear(map, latents)).transpose(),
+        };
+        let picture = to_rgb(&zero_to_one(&picture)?)?;
+        let (width, height) = (picture.width(), picture.height());
+        let longer = width.max(height);
+        if longer <= PREVIEW_SIDE {
+            return Ok(Some(picture));
+        }
+        let side = |pixels: u32| (pixels * PREVIEW_SIDE / longer).max(1);
+        Ok(Some(picture.resized(side(width), side(height), Filter::Lanczos)))
     }
 }
 
-/// A picture as the autoencoder sees it: a distribution of latents, from which each picture made of it has its own draw.
+impl Vae {
+    fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config().latent_channels(),
+            Self::Tiny(vae) => vae.config().latent_channels(),
+        }
+    }
+
+    fn scaling_factor(&self) -> f64 {
+        match self {
+            Self::Kl(vae) => vae.config().scaling_factor(),
+            Self::Tiny(vae) => vae.config().scaling_factor(),
+        }
+    }
+
+    fn factor(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config().factor(),
+            Self::Tiny(vae) => vae.config().factor(),
+        }
+    }
+}
+
+/// A picture as the autoencoder sees it.
 #[derive(Clone, Debug)]
-pub struct EncodedPicture {
-    posterior: Posterior,
-    config: AutoencoderKlConfig,
+pub enum EncodedPicture {
+    /// From which each picture made of it has its own draw.
+    Distribution(Posterior, Box<AutoencoderKlConfig>),
+    /// Of an autoencoder without a distribution: (1, C, h, w), as samplers take them.
+    Latents(Tensor),
 }
 
 impl EncodedPicture {
-    /// Latents (1, C, h, w) as samplers take them, by standard normal noise of that shape.
-    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
-        Ok(self.config.scaled(&self.posterior.sample(noise)?)?)
+    /// Latents (1, C, h, w) as samplers take them; `draw` gives standard normal noise of that shape, and is not asked where
+    /// nothing is drawn.
+    pub fn sample(&self, draw: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        match self {
+            Self::Distribution(posterior, config) => Ok(config.scaled(&posterior.sample(&draw()?)?)?),
+            Self::Latents(latents) => Ok(latents.clone()),
+        }
     }
+}
+
+/// One pixel a latent pixel.
+fn linear(LatentRgb { factors, bias }: &LatentRgb, latents: &Tensor) -> Result<RgbImage> {
+    let (_, channels, h, w) = latents.dims4()?;
+    let factors: Vec<f32> = factors.iter().flatten().copied().collect();
+    let factors = Tensor::from_vec(factors, (channels, 3), latents.device())?.t()?.contiguous()?;
+    let bias = Tensor::from_slice(bias, (3, 1), latents.device())?;
+    let picture = factors.matmul(&latents.reshape((channels, h * w))?)?.broadcast_add(&bias)?;
+    to_rgb(&picture.reshape((1, 3, h, w))?)
+}
+
+/// [-1, 1] to [0, 1] as diffusers' `VaeImageProcessor` does.
+fn zero_to_one(picture: &Tensor) -> Result<Tensor> {
+    Ok(((picture * 0.5)? + 0.5)?)
 }
 
 /// (1, 3, H, W) f32 in [0, 1], clamped, to 8 bits, rounding half to even as numpy does.

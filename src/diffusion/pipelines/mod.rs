@@ -60,13 +60,14 @@ pub trait Pipeline: Send + Sync {
     /// The one batched call: the network's output (N, C, h, w) f32.
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor>;
 
-    /// A picture (1, 3, H, W) f32 in [-1, 1] to the distribution of its latents.
+    /// A picture (1, 3, H, W) f32 in [-1, 1] to its latents, or to their distribution.
     fn encode(&self, picture: &Tensor) -> Result<EncodedPicture>;
 
     /// Latents (1, C, h, w) of a finished sample to its picture.
     fn decode(&self, latents: &Tensor) -> Result<RgbImage>;
 
-    /// A small picture of how latents (1, C, h, w) look now, by a linear map; `None` where the model has no such map.
+    /// A small picture of how latents (1, C, h, w) look, by a tiny autoencoder or a linear map; `None` where the model has
+    /// neither.
     fn preview(&self, latents: &Tensor) -> Result<Option<RgbImage>>;
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, TINY_CONFIG};
 use super::embeddings::{self, TextEmbedding};
-use super::single_file::VaeFile;
+use super::single_file::{TinyFile, VaeFile};
 use super::variants::has_variant;
 use super::{Error, Result, disk};
 
@@ -19,6 +19,8 @@ pub struct Changes {
     pub variant: Option<String>,
     /// A folder or file with the autoencoder to use.
     pub vae: Option<PathBuf>,
+    /// A folder or file with a tiny autoencoder for previews.
+    pub vae_tiny: Option<PathBuf>,
     /// Textual inversion embeddings: files, and folders of them.
     pub embeddings: Vec<PathBuf>,
     /// JSON files by their path in the checkpoint, and what goes over what stands there.
@@ -30,6 +32,7 @@ pub struct Changed {
     pub(super) base: Checkpoint,
     pub(super) variant: Option<String>,
     vae: Option<Checkpoint>,
+    vae_tiny: Option<Checkpoint>,
     pub(super) embeddings: Vec<TextEmbedding>,
     pub(super) patches: BTreeMap<String, Value>,
 }
@@ -37,8 +40,12 @@ pub struct Changed {
 impl Changed {
     /// The checkpoint that has this file.
     pub(super) fn of(&self, relative: &str) -> &Checkpoint {
-        let replaced = relative == "vae" || relative.starts_with("vae/");
-        self.vae.as_ref().filter(|_| replaced).unwrap_or(&self.base)
+        let replaced = match relative.split('/').next() {
+            Some("vae") => &self.vae,
+            Some("vae_tiny") => &self.vae_tiny,
+            _ => &None,
+        };
+        replaced.as_ref().unwrap_or(&self.base)
     }
 }
 
@@ -52,7 +59,7 @@ impl Checkpoint {
         if changes == Changes::default() {
             return Ok(self);
         }
-        let Changes { variant, vae, embeddings, patches } = changes;
+        let Changes { variant, vae, vae_tiny, embeddings, patches } = changes;
         if let (Self::Folder(root), Some(variant)) = (&self, &variant) {
             let components = disk::names(root);
             if !components.iter().any(|component| has_variant(&self.names(component), variant)) {
@@ -60,8 +67,9 @@ impl Checkpoint {
             }
         }
         let vae = vae.map(|path| autoencoder(&path, &self)).transpose()?;
+        let vae_tiny = vae_tiny.map(|path| tiny_autoencoder(&path)).transpose()?;
         let embeddings = embeddings::fitting(&embeddings, &self)?;
-        Ok(Self::Changed(Arc::new(Changed { base: self, variant, vae, embeddings, patches })))
+        Ok(Self::Changed(Arc::new(Changed { base: self, variant, vae, vae_tiny, embeddings, patches })))
     }
 
     /// The textual inversion embeddings that an operator named and that fit its text encoders.
@@ -79,11 +87,20 @@ fn autoencoder(path: &Path, base: &Checkpoint) -> Result<Checkpoint> {
         let folder = Checkpoint::Folder(path.to_owned());
         return match (folder.has("vae/config.json"), folder.has("config.json")) {
             (true, _) => Ok(folder),
-            (_, true) => Ok(Checkpoint::VaeFolder(path.to_owned())),
+            (_, true) => Ok(Checkpoint::Component("vae", path.to_owned())),
             _ => Err(folder.malformed("", "it has neither config.json nor vae/config.json")),
         };
     }
     VaeFile::open(path, base).map(|file| Checkpoint::VaeFile(Arc::new(file)))
+}
+
+/// A tiny autoencoder's own folder, or the file of its decoder.
+fn tiny_autoencoder(path: &Path) -> Result<Checkpoint> {
+    if !path.is_dir() {
+        return TinyFile::open(path).map(|file| Checkpoint::TinyFile(Arc::new(file)));
+    }
+    let folder = Checkpoint::Component("vae_tiny", path.to_owned());
+    if folder.has(TINY_CONFIG) { Ok(folder) } else { Err(folder.malformed("", "it has no config.json")) }
 }
 
 /// Puts `over` over `json`: objects key by key, everything else whole.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::changes::Changed;
 use super::disk;
 use super::header::PICKLED;
-use super::single_file::{ControlNetFile, Layout, VaeFile};
+use super::single_file::{ControlNetFile, Layout, TinyFile, VaeFile};
 use super::tensors::{Bytes, Shard, Weights};
 use super::variants::{self, WeightFile, choose};
 use super::{Error, Result};
@@ -34,12 +34,14 @@ pub enum Checkpoint {
     },
     /// One file in the names of the original code, by [`Checkpoint::file`].
     File(Arc<SingleFile>),
-    /// The folder of an autoencoder alone.
-    VaeFolder(PathBuf),
+    /// The folder of one component alone, such as `vae`.
+    Component(&'static str, PathBuf),
     /// The file of an autoencoder alone.
     VaeFile(Arc<VaeFile>),
     /// The file of a ControlNet alone, by [`Checkpoint::controlnet_file`].
     ControlNetFile(Arc<ControlNetFile>),
+    /// The file of a tiny autoencoder's decoder alone.
+    TinyFile(Arc<TinyFile>),
     /// Another with what an operator says of it, by [`Checkpoint::changed`].
     Changed(Arc<Changed>),
 }
@@ -93,10 +95,11 @@ impl Checkpoint {
             Self::Folder(root) if relative.is_empty() => root.display().to_string(),
             Self::Folder(root) => root.join(relative).display().to_string(),
             Self::Embedded { name, .. } => format!("{name}/{relative}"),
-            Self::VaeFolder(root) => root.join(below_vae(relative)).display().to_string(),
+            Self::Component(name, root) => root.join(below(name, relative)).display().to_string(),
             Self::File(file) => within(&file.path),
             Self::VaeFile(file) => within(&file.path),
             Self::ControlNetFile(file) => within(&file.path),
+            Self::TinyFile(file) => within(&file.path),
             Self::Changed(changed) => changed.of(relative).describe(relative),
         }
     }
@@ -106,13 +109,14 @@ impl Checkpoint {
         match self {
             Self::Folder(root) => disk::has(root, relative),
             Self::Embedded { files, .. } => files(relative).is_some(),
-            Self::VaeFolder(root) => disk::has(root, below_vae(relative)),
+            Self::Component(name, root) => disk::has(root, below(name, relative)),
             Self::File(file) => {
                 file.configs.as_ref().is_some_and(|configs| disk::has(configs, relative))
                     || file.layout.text(relative).is_some()
             }
             Self::VaeFile(_) => relative == VAE_CONFIG,
             Self::ControlNetFile(_) => relative == CONTROLNET_CONFIG,
+            Self::TinyFile(_) => relative == TINY_CONFIG,
             Self::Changed(changed) => changed.patches.contains_key(relative) || changed.of(relative).has(relative),
         }
     }
@@ -125,7 +129,7 @@ impl Checkpoint {
                 let bytes = files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?.into_owned();
                 String::from_utf8(bytes).map_err(|_| self.malformed(relative, "it is not UTF-8 text"))
             }
-            Self::VaeFolder(root) => disk::text(root, below_vae(relative)),
+            Self::Component(name, root) => disk::text(root, below(name, relative)),
             Self::File(file) => match &file.configs {
                 Some(configs) if disk::has(configs, relative) => disk::text(configs, relative),
                 _ => match file.layout.text(relative) {
@@ -137,7 +141,8 @@ impl Checkpoint {
             Self::VaeFile(file) if relative == VAE_CONFIG => Ok(file.config.to_string()),
             Self::ControlNetFile(file) if relative == CONTROLNET_CONFIG => Ok(file.config.to_string()),
             Self::ControlNetFile(_) => Err(self.unreadable(relative, &"it is a ControlNet alone")),
-            Self::VaeFile(_) => Err(self.unreadable(relative, &"it is an autoencoder alone")),
+            Self::TinyFile(file) if relative == TINY_CONFIG => Ok(file.config.to_string()),
+            Self::VaeFile(_) | Self::TinyFile(_) => Err(self.unreadable(relative, &"it is an autoencoder alone")),
             Self::Changed(changed) => match changed.patches.get(relative) {
                 Some(_) => Ok(self.json::<Value>(relative)?.to_string()),
                 None => changed.of(relative).text(relative),
@@ -167,7 +172,7 @@ impl Checkpoint {
 
     pub(super) fn variant_of(&self, component: &str, variant: Option<&str>, device: &Device) -> Result<Weights> {
         match self {
-            Self::Folder(_) | Self::Embedded { .. } | Self::VaeFolder(_) => {
+            Self::Folder(_) | Self::Embedded { .. } | Self::Component(..) => {
                 Weights::open(self.shards(component, variant)?, None, device)
             }
             Self::File(file) => match file.layout.component(component) {
@@ -180,6 +185,7 @@ impl Checkpoint {
             },
             Self::VaeFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
             Self::ControlNetFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
+            Self::TinyFile(file) => Weights::open(vec![file.shard.clone()], Some(file.names.clone()), device),
             Self::Changed(changed) => {
                 changed.of(&format!("{component}/")).variant_of(component, changed.variant.as_deref(), device)
             }
@@ -210,7 +216,7 @@ impl Checkpoint {
     pub(super) fn names(&self, component: &str) -> Vec<String> {
         match self {
             Self::Folder(root) => disk::names(&root.join(component)),
-            Self::VaeFolder(root) => disk::names(root),
+            Self::Component(_, root) => disk::names(root),
             _ => variants::usual_names().filter(|name| self.has(&format!("{component}/{name}"))).collect(),
         }
     }
@@ -218,7 +224,7 @@ impl Checkpoint {
     fn shard(&self, relative: &str) -> Result<Arc<Shard>> {
         match self {
             Self::Folder(root) => disk::shard(&disk::inside(root, relative)?),
-            Self::VaeFolder(root) => disk::shard(&disk::inside(root, below_vae(relative))?),
+            Self::Component(name, root) => disk::shard(&disk::inside(root, below(name, relative))?),
             Self::Embedded { files, .. } => {
                 let bytes = files(relative).ok_or_else(|| self.unreadable(relative, &"not embedded"))?;
                 Shard::parse(self.describe(relative), Bytes::Held(bytes))
@@ -241,7 +247,14 @@ const NAME_CONFIGS: &str = "name a folder with the checkpoint's configurations a
 const VAE_CONFIG: &str = "vae/config.json";
 const CONTROLNET_CONFIG: &str = "config.json";
 
-/// The folder of an autoencoder alone stands for `vae/`.
-fn below_vae(relative: &str) -> &str {
-    relative.strip_prefix("vae").map_or(relative, |rest| rest.trim_start_matches('/'))
+/// Where a tiny autoencoder for previews says what it is.
+pub(super) const TINY_CONFIG: &str = "vae_tiny/config.json";
+
+/// The folder of a component alone stands for the component's in a checkpoint.
+fn below<'a>(component: &str, relative: &'a str) -> &'a str {
+    match relative.strip_prefix(component) {
+        Some("") => "",
+        Some(rest) => rest.strip_prefix('/').unwrap_or(relative),
+        None => relative,
+    }
 }

@@ -38,7 +38,7 @@ impl Checkpoint {
             },
             Self::File(file) => vec![file.shard.clone()],
             Self::Folder(_) | Self::Embedded { .. } => self.shards("unet", None).ok()?,
-            Self::VaeFolder(_) | Self::VaeFile(_) => return None,
+            Self::Component(..) | Self::VaeFile(_) | Self::TinyFile(_) | Self::ControlNetFile(_) => return None,
         };
         let each: Vec<String> = shards.iter().map(|shard| hex(&Sha256::digest(shard.bytes()))).collect();
         match &each[..] {

@@ -180,7 +180,7 @@ fn folder(path: &Path, hashed: bool) -> Result<Inspection> {
     let (mut components, mut files) = (Vec::new(), Vec::new());
     let alone = checkpoint.has("config.json") && !checkpoint.has("model_index.json");
     let (checkpoint, names) = if alone {
-        (Checkpoint::VaeFolder(path.to_owned()), vec!["vae".to_owned()])
+        (Checkpoint::Component("vae", path.to_owned()), vec!["vae".to_owned()])
     } else {
         let within = |name: &String| checkpoint.has(&format!("{name}/config.json"));
         let names = disk::names(path).into_iter().filter(within).collect();

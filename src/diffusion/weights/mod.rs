@@ -24,7 +24,7 @@ pub use header::{Dtype, Header, TensorInfo};
 pub use identity::Hashing;
 pub use inspect::{ComponentReport, FileReport, Hashes, Inspection, inspect};
 pub use names::{NameMap, View};
-pub use single_file::{ControlNetFile, Family, Layout, Prediction, VaeFile};
+pub use single_file::{ControlNetFile, Family, Layout, Prediction, TinyFile, VaeFile};
 pub use tensors::Weights;
 
 /// What can be wrong with a checkpoint.

@@ -7,6 +7,7 @@ mod crash;
 mod faults;
 mod models;
 mod page;
+mod page_pictures;
 mod pull;
 mod readme;
 mod server;

@@ -256,7 +256,7 @@ async fn the_keyboard_alone_draws_looks_and_removes() {
     assert_eq!(browser.value("document.activeElement.matches('.open')").await, true, "the focus comes back");
     let outline = browser.value("getComputedStyle(document.activeElement).outlineStyle").await;
     assert_eq!(outline, "solid", "the focus is seen");
-    browser.tab_to(".card .actions button:nth-child(2)").await;
+    browser.tab_to(".card .actions button:last-child").await;
     browser.keys("\u{e007}").await;
     browser.until("it asks first", "document.getElementById('confirm').open").await;
     browser.tab_to("#confirm-yes").await;

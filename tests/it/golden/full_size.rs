@@ -18,7 +18,7 @@ fn length(x: &Tensor) -> f32 {
 }
 
 /// The most memory this process held, in GB, where the system tells.
-fn peak_gb() -> Option<f64> {
+pub(super) fn peak_gb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1e6)

@@ -27,6 +27,11 @@ mod full_size;
 
 // Last latents, from files that a script makes.
 mod parity;
+// Autoencoders on large pictures.
+mod large_pictures;
+
+// Tiny autoencoders, in the autoencoder's place and for previews.
+mod tiny_autoencoder;
 
 // Pictures that clients send.
 mod images;

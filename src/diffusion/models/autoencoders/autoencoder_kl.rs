@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
+use super::NUMBERS_AT_ONCE;
 use super::coder::{Decoder, Encoder};
 use crate::diffusion::kernels::among_workers;
 use crate::diffusion::models::layers::Conv2d;
@@ -122,7 +123,8 @@ pub struct Posterior {
     pub std: Tensor,
 }
 
-/// Encoder and decoder.
+/// Encoder and decoder. Large maps are worked on in bands, so that a decode holds maps of about 1 KiB a pixel of the
+/// picture (256 numbers, with the widths of Stable Diffusion), and so does an encode.
 #[derive(Debug)]
 pub struct AutoencoderKl {
     config: AutoencoderKlConfig,
@@ -130,6 +132,7 @@ pub struct AutoencoderKl {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     decoder: Decoder,
+    at_once: usize,
 }
 
 impl Posterior {
@@ -152,7 +155,15 @@ impl AutoencoderKl {
             post_quant_conv: conv(config.use_post_quant_conv, latents, "post_quant_conv")?,
             decoder: Decoder::load(&config, &w.pp("decoder"))?,
             config,
+            at_once: NUMBERS_AT_ONCE,
         })
+    }
+
+    /// The same, working on bands of about so many numbers of a map at a time; `usize::MAX`: on whole maps. On a CPU the results
+    /// have the same bits.
+    #[must_use]
+    pub fn with_numbers_at_once(self, numbers: usize) -> Self {
+        Self { at_once: numbers, ..self }
     }
 
     /// What it was built from.
@@ -162,7 +173,7 @@ impl AutoencoderKl {
 
     /// picture: (N, 3, H, W) f32 in [-1, 1], H and W multiples of the factor -> unscaled latents.
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
-        let moments = self.encoder.forward(picture)?;
+        let moments = self.encoder.forward(picture, self.at_once)?;
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
@@ -180,7 +191,7 @@ impl AutoencoderKl {
                 Some(conv) => conv.forward(latents)?,
                 None => latents.clone(),
             };
-            Ok(self.decoder.forward(&latents)?)
+            Ok(self.decoder.forward(&latents, self.at_once)?)
         })
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::AutoencoderKlConfig;
-use crate::diffusion::models::layers::{Attention, Conv2d, GroupNorm, upsample_nearest};
+use crate::diffusion::models::layers::{Attention, Bands, Conv2d, GroupNorm};
 use crate::diffusion::models::unets::{ResnetBlock, ResnetOptions};
 use crate::diffusion::weights::{self, Weights};
 
@@ -87,20 +87,18 @@ impl Encoder {
         })
     }
 
-    /// (N, 3, H, W) -> (N, 2 * latent_channels, h, w): means, then log-variances.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(x)?;
+    /// (N, 3, H, W) -> (N, 2 * latent_channels, h, w): means, then log-variances. Bands of about `at_once` numbers at a time.
+    pub(super) fn forward(&self, x: &Tensor, at_once: usize) -> Result<Tensor> {
+        let mut x = Bands::whole(x.clone())?.convolved(&self.conv_in, at_once, |x| Ok(x.clone()))?;
         for (block, downsample) in &self.down.0 {
             for resnet in block {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward_bands(x, at_once)?;
             }
             if let Some(conv) = downsample {
-                // One more column and row at the end alone, as the original code pads.
-                let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
-                x = conv.forward(&padded)?;
+                x = x.downsampled(conv, at_once)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&self.mid.forward(&x)?)?)
+        self.conv_out.forward(&self.norm_out.forward_silu(&self.mid.forward(&x.into_whole()?)?)?)
     }
 }
 
@@ -134,17 +132,19 @@ impl Decoder {
         })
     }
 
-    /// (N, latent_channels, h, w) -> (N, 3, H, W).
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.mid.forward(&self.conv_in.forward(x)?)?;
+    /// (N, latent_channels, h, w) -> (N, 3, H, W). Bands of about `at_once` numbers at a time.
+    pub(super) fn forward(&self, x: &Tensor, at_once: usize) -> Result<Tensor> {
+        let mut x = Bands::whole(self.mid.forward(&self.conv_in.forward(x)?)?)?;
         for (block, upsample) in &self.up.0 {
             for resnet in block {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward_bands(x, at_once)?;
             }
             if let Some(conv) = upsample {
-                x = conv.forward(&upsample_nearest(&x, 2 * x.dim(2)?, 2 * x.dim(3)?)?)?;
+                x = x.upsampled(conv, 2, at_once)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        let statistics = self.norm_out.statistics(&x)?;
+        let normed = |rows: &Tensor| self.norm_out.forward_silu_rows(rows, &statistics);
+        x.convolved(&self.conv_out, at_once, normed)?.into_whole()
     }
 }

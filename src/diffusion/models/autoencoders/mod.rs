@@ -1,6 +1,14 @@
 //! Autoencoders between pictures and latents (Kingma & Welling 2014; Rombach et al. 2022).
+//!
+//! All is computed in f32, whatever the weights are stored as: what a configuration's `force_upcast` asks for.
 
 mod autoencoder_kl;
+mod autoencoder_tiny;
 mod coder;
 
 pub use autoencoder_kl::{AutoencoderKl, AutoencoderKlConfig, Posterior};
+pub use autoencoder_tiny::{AutoencoderTiny, AutoencoderTinyConfig, TinyDecoder};
+
+/// Numbers of a map that are worked on at a time (64 MiB): pictures of 256x256 and less are worked on whole. Less memory than
+/// that is hardly saved, and each band convolves two rows twice.
+const NUMBERS_AT_ONCE: usize = 1 << 24;

@@ -25,8 +25,25 @@ impl Conv2d {
     ) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs, kernel, kernel))?;
         let bias = w.get("bias", outputs)?;
+        Ok(Self::packed(weight, bias, (stride, padding)))
+    }
+
+    /// Reads `weight` alone, with (stride, padding).
+    pub fn load_no_bias(
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        (stride, padding): (usize, usize),
+        w: &Weights,
+    ) -> weights::Result<Self> {
+        let weight = w.get("weight", (outputs, inputs, kernel, kernel))?;
+        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
+        Ok(Self::packed(weight, bias, (stride, padding)))
+    }
+
+    fn packed(weight: Tensor, bias: Tensor, (stride, padding): (usize, usize)) -> Self {
         let conv = kernels::PackedConv2d::new(weight, bias, stride, padding);
-        Ok(Self(conv.expect("shapes were checked. This is a bug in layers.")))
+        Self(conv.expect("shapes were checked. This is a bug in layers."))
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').

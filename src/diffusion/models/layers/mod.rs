@@ -2,12 +2,14 @@
 //! norm and activation.
 
 mod attention;
+mod bands;
 mod conv;
 mod linear;
 mod norm;
 mod time;
 
 pub use attention::{Attention, CrossAttention};
+pub use bands::{Bands, convolved_rows};
 pub use conv::{Conv2d, upsample_nearest};
 pub use linear::{Embedding, Linear};
 pub use norm::{GroupNorm, LayerNorm};
@@ -28,9 +30,24 @@ pub enum Activation {
     Gelu,
     /// x * sigmoid(1.702 x), as OpenAI's CLIP.
     QuickGelu,
+    /// max(x, 0).
+    Relu,
+    /// x * tanh(ln(1 + e^x)).
+    Mish,
 }
 
 impl Activation {
+    /// By the names of diffusers' `get_activation`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "silu" | "swish" => Some(Self::Silu),
+            "gelu" => Some(Self::Gelu),
+            "relu" => Some(Self::Relu),
+            "mish" => Some(Self::Mish),
+            _ => None,
+        }
+    }
+
     /// Element-wise.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
@@ -38,6 +55,9 @@ impl Activation {
             // candle's `gelu` is the tanh approximation.
             Self::Gelu => x.gelu_erf(),
             Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
+            Self::Relu => x.relu(),
+            // ln(1 + e^x) without an overflow: max(x, 0) + ln(1 + e^-|x|).
+            Self::Mish => x * (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.tanh()?,
         }
     }
 }

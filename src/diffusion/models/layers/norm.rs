@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::Bands;
 use crate::diffusion::kernels;
 use crate::diffusion::weights::{self, Weights};
 
@@ -28,6 +29,16 @@ impl GroupNorm {
     /// SiLU of the normalised.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
         kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, kernels::After::Silu)
+    }
+
+    /// What the normalisation of a band must know of its map.
+    pub fn statistics(&self, x: &Bands) -> Result<kernels::GroupStatistics> {
+        kernels::group_statistics(&x.iter().collect::<Vec<_>>(), self.groups, self.eps)
+    }
+
+    /// SiLU of the normalised, of rows (N, C, rows, W) of a map with these statistics.
+    pub fn forward_silu_rows(&self, rows: &Tensor, statistics: &kernels::GroupStatistics) -> Result<Tensor> {
+        kernels::group_normalised(rows, statistics, &self.weight, &self.bias, kernels::After::Silu)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::diffusion::models::layers::{Conv2d, GroupNorm, Linear};
+use crate::diffusion::models::layers::{Bands, Conv2d, GroupNorm, Linear, convolved_rows};
 use crate::diffusion::weights::{self, Weights};
 
 #[derive(Debug)]
@@ -55,5 +55,33 @@ impl ResnetBlock {
             Some(conv) => conv.forward(x)? + h,
             None => x + h,
         }
+    }
+
+    /// The same without a timestep, bands of about `at_once` numbers at a time.
+    pub(in crate::diffusion::models) fn forward_bands(&self, mut x: Bands, at_once: usize) -> Result<Bands> {
+        let statistics = self.norm1.statistics(&x)?;
+        let height = x.height();
+        let (mut h, mut short) = (Bands::default(), Bands::default());
+        for rows in x.ranges(at_once) {
+            let normed = |rows| self.norm1.forward_silu_rows(&x.rows(rows)?, &statistics);
+            h.push(convolved_rows(&self.conv1, rows.clone(), height, normed)?)?;
+            if let Some(conv) = &self.conv_shortcut {
+                short.push(conv.forward(&x.rows(rows.clone())?)?)?;
+                x.let_go(rows.end - 1);
+            }
+        }
+        if self.conv_shortcut.is_none() {
+            short = x;
+        }
+        let statistics = self.norm2.statistics(&h)?;
+        let mut out = Bands::default();
+        for rows in h.ranges(at_once) {
+            let normed = |rows| self.norm2.forward_silu_rows(&h.rows(rows)?, &statistics);
+            let changed = convolved_rows(&self.conv2, rows.clone(), height, normed)?;
+            out.push((short.rows(rows.clone())? + changed)?)?;
+            h.let_go(rows.end - 1);
+            short.let_go(rows.end);
+        }
+        Ok(out)
     }
 }

@@ -9,6 +9,7 @@ mod configs;
 mod controlnet;
 mod keys;
 mod text;
+mod tiny;
 mod unet;
 mod vae;
 
@@ -23,6 +24,7 @@ use super::header::Header;
 use super::names::NameMap;
 pub use controlnet::ControlNetFile;
 use text::{Kind, Place, Tower};
+pub use tiny::TinyFile;
 use unet::UNet;
 pub use vae::VaeFile;
 

@@ -2,7 +2,7 @@
 
 import { isUnderWay } from "./api.js";
 import { ICONS, icon, make } from "./dom.js";
-import { atField, drawing, parameters, pictureOf, waiting } from "./words.js";
+import { atField, drawing, outputSize, parameters, pictureOf, waiting } from "./words.js";
 
 export class Card {
   #slots = [];
@@ -12,14 +12,15 @@ export class Card {
   #act;
   #steps = [];
 
-  /** `act`: open(card, index), again(request, seed, count), remove(card), cancel(card); `labels`: of samplers. */
+  /** `act`: open(card, index), again(request, seed, count), start(job, image), remove(card), cancel(card); `labels`: of samplers. */
   constructor(job, act, labels) {
     this.#act = act;
     this.job = job;
     this.images = new Map();
     const { request } = job;
     const prompt = request.prompt.trim() || "(no prompt)";
-    const [count, aspect] = [request.num_images, request.width / request.height];
+    const [width, height] = outputSize(request);
+    const [count, aspect] = [request.num_images, width / height];
     const columns = Math.min(count, 4, Math.max(1, Math.ceil(Math.sqrt(count / aspect))));
     const sheet = make("div", { class: "sheet" });
     sheet.style.setProperty("--columns", columns);
@@ -103,9 +104,10 @@ export class Card {
   #draw() {
     const { request } = this.job;
     const done = this.#slots.reduce((sum, _, index) => sum + (this.#steps[index] ?? 0), 0);
-    const all = request.steps * request.num_images;
+    // A picture to start from leaves steps out, a second pass adds some.
+    const all = this.job.progress.steps;
     this.#slots.forEach((slot, index) => {
-      slot.draw(this.images.get(index), this.#steps[index] ?? 0, request.steps, isUnderWay(this.job));
+      slot.draw(this.images.get(index), this.#steps[index] ?? 0, all / request.num_images, isUnderWay(this.job));
     });
     const words = {
       queued: () => waiting(this.job),
@@ -133,8 +135,10 @@ export class Card {
       }
       return;
     }
+    const [image] = request.num_images === 1 ? this.images.values() : [];
     this.#actions.replaceChildren(
       button("Use these again", ICONS.again, () => this.#act.again(request, request.seed, request.num_images)),
+      ...(image ? [button("Start from this", ICONS.start, () => this.#act.start(this.job, image))] : []),
       button("Remove", ICONS.remove, () => this.#act.remove(this)),
     );
     // Its Cancel button is gone: the card takes the focus, else it would fall back to the page's top.
@@ -163,7 +167,7 @@ class Slot {
       { type: "button", class: "open", disabled: true, "aria-label": `${name}, open large`, onclick: () => card.open(index) },
       this.#image,
     );
-    this.#progress = make("progress", { "aria-label": name, max: card.job.request.steps, value: 0 });
+    this.#progress = make("progress", { "aria-label": name, max: card.job.progress.steps / card.job.request.num_images, value: 0 });
     this.#download = make(
       "a",
       { class: "download", hidden: true, "aria-label": `Download ${name.charAt(0).toLowerCase()}${name.slice(1)}`, title: "Download" },

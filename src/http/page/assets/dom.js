@@ -48,6 +48,7 @@ export function shape(width, height, most) {
 export const ICONS = {
   again: "M4 12a8 8 0 1 0 2.5-5.8M4 4v4.5h4.5",
   download: "M12 4v11m-4.5-4.5L12 15l4.5-4.5M5 20h14",
+  start: "M4 18.5V6a1 1 0 0 1 1-1h14a1 1 0 0 1 1 1v7M4 16l4.5-5 4 4.5L15 13M16 18h6M19 15v6",
   remove: "M5 7h14M10 4h4M7 7l1 13h8l1-13M10.5 11v5M13.5 11v5",
   cancel: "M6 6l12 12M18 6L6 18",
 };

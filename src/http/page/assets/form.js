@@ -1,12 +1,17 @@
 // The form: filled from what the models can do, read into a request, told its faults.
 
 import { byId, make, shape } from "./dom.js";
+import { Easel } from "./easel.js";
 import { atField, refusal } from "./words.js";
 
 const DRAFT = "darkroom.draft";
 const RATIOS = [[2, 3], [3, 4], [1, 1], [4, 3], [3, 2]];
 /** Fields whose text goes out as a number. */
-const NUMBERS = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "guidance_start", "guidance_end", "eta", "clip_skip", "num_images", "output.quality"];
+const NUMBERS = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "guidance_start", "guidance_end", "eta", "clip_skip", "num_images", "output.quality", "strength", "mask_blur", "only_masked_padding", "hires.scale", "hires.strength", "hires.steps"];
+/** Fields whose text goes out as true. */
+const FLAGS = ["preserve_unmasked", "invert_mask"];
+/** The API's defaults of `strength`: without a mask, and with one. */
+const STRENGTHS = ["0.8", "1"];
 /** Fields a model has a default for. */
 const DEFAULTED = ["width", "height", "steps", "guidance_scale", "guidance_rescale", "sampler", "sigma_schedule", "noise", "prompt_syntax", "clip_skip"];
 
@@ -16,6 +21,8 @@ export class RequestForm {
   #labels = new Map();
   #model = null;
   #lastSeed = null;
+  #easel = new Easel(({ isNew }) => this.#repicture(isNew));
+  #isStrengthChosen = false;
 
   /** `send(request)` submits what was read; it may throw a Problem. */
   constructor(send) {
@@ -37,8 +44,11 @@ export class RequestForm {
     this.#form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
     });
-    this.#form.addEventListener("input", () => this.#changed());
+    for (const name of ["input", "change"]) this.#form.addEventListener(name, () => this.#changed());
     this.#field("model").addEventListener("change", () => this.#chooseModel());
+    this.#field("strength").addEventListener("input", () => {
+      this.#isStrengthChosen = true;
+    });
     byId("keep-seed").addEventListener("click", () => {
       this.seed = this.seed ? "" : this.#lastSeed;
       this.#field("seed").focus();
@@ -145,6 +155,36 @@ export class RequestForm {
     byId("presets").replaceChildren(...distinct.map(chip));
   }
 
+  /** The picture to start from, or its mask, is another. */
+  #repicture(isNew) {
+    if (isNew) {
+      this.#isStrengthChosen = false;
+      this.#clearFault(this.#field("init_image"));
+    }
+    if (!this.#isStrengthChosen) this.#field("strength").value = STRENGTHS[Number(this.#easel.isMasked)];
+    if (isNew && this.#easel.isFilled) this.#fit(this.#easel.size);
+    this.#changed();
+  }
+
+  /** Width and height in a picture's proportions: its own where the model draws such, else about as many pixels as it is used to. */
+  #fit({ width, height }) {
+    const { defaults, size_multiple: multiple, min_side: min, max_side: max } = this.#model;
+    const usual = defaults.width * defaults.height;
+    const scale = width * height > usual ? Math.sqrt(usual / (width * height)) : Math.max(1, min / Math.min(width, height));
+    const side = (length) => Math.min(Math.max(Math.round((length * scale) / multiple) * multiple, min), max);
+    this.#field("width").value = side(width);
+    this.#field("height").value = side(height);
+  }
+
+  /** Starts from a picture that a job drew; its prompt is taken where none stands here. */
+  startFrom(job, image) {
+    const prompt = this.#field("prompt");
+    if (!prompt.value.trim()) prompt.value = job.request.prompt;
+    byId("start").open = true;
+    byId("init_image").focus();
+    return this.#easel.use(image.url, { job: job.id, image: image.index });
+  }
+
   /** After any change: what depends on another field, and the draft. */
   #changed() {
     const size = `${this.#field("width").value}x${this.#field("height").value}`;
@@ -156,6 +196,7 @@ export class RequestForm {
       `${this.#field("steps").value} steps`, chosen("sampler"), `guidance ${this.#field("guidance_scale").value}`,
       chosen("output.format"),
     ].join(" · ");
+    this.#changedPasses();
     const keep = byId("keep-seed");
     keep.textContent = this.seed ? "Clear" : "Keep last";
     keep.setAttribute("aria-label", this.seed ? "Clear the seed" : "Keep the last seed");
@@ -163,33 +204,72 @@ export class RequestForm {
     this.#keepDraft();
   }
 
+  /** What depends on the picture to start from, its mask, and the second pass. */
+  #changedPasses() {
+    const { isFilled, isMasked } = this.#easel;
+    const isPart = this.#field("inpaint_area").value === "only_masked";
+    const strength = `${Math.round(Number(this.#field("strength").value) * 100)} %`;
+    byId("strength-now").textContent = strength;
+    byId("mask-fields").hidden = !isMasked;
+    byId("padding-field").hidden = !isPart;
+    byId("preserve-field").hidden = isPart;
+    byId("start-now").textContent = isFilled ? `from a picture, strength ${strength}${isMasked ? ", masked" : ""}` : "";
+    const on = byId("hires-on");
+    on.disabled = isMasked;
+    byId("hires-hint").hidden = !isMasked;
+    byId("hires-fields").hidden = !this.#hasHires;
+    byId("hires-now").textContent = this.#hasHires ? `${this.#field("hires.scale").value || 2} times larger` : "";
+  }
+
+  get #hasHires() {
+    return byId("hires-on").checked && !this.#easel.isMasked;
+  }
+
   /** The request as the API takes it; what was left empty is not said. Seeds stay text. */
   read() {
-    const request = {};
+    const request = { ...this.#easel.read(), ...(this.#hasHires ? { hires: {} } : {}) };
     const put = (name, value) => {
-      if (!name.startsWith("output.")) request[name] = value;
-      else request.output = { ...request.output, [name.slice("output.".length)]: value };
+      const [outer, inner] = name.split(".");
+      if (inner === undefined) request[name] = value;
+      else request[outer] = { ...request[outer], [inner]: value };
     };
     for (const [name, field] of this.#fields()) {
       if (field.closest("[hidden]") && name !== "model") continue;
       // A number that the browser could not read is still something that was said: the server refuses it.
       const text = field.validity.badInput ? "?" : field.value.trim();
-      if (text) put(name, NUMBERS.includes(name) && !field.validity.badInput ? Number(text) : text);
+      const isNumber = NUMBERS.includes(name) && !field.validity.badInput;
+      if (text) put(name, isNumber ? Number(text) : FLAGS.includes(name) ? text === "true" : text);
     }
     return request;
   }
 
+  /** All that has a value of its own. */
   #fields() {
-    const named = [...this.#form.elements].filter((field) => field.name && field.name !== "preset");
+    return this.#named().filter(([, field]) => field.type !== "file");
+  }
+
+  /** All that a fault may be told of. */
+  #named() {
+    const named = [...this.#form.elements].filter((field) => field.name && !["preset", "tool"].includes(field.name));
     return named.map((field) => [field.name, field]);
   }
 
   /** Puts a job's resolved request back, with that seed and so many pictures. */
-  fill(request, seed, count) {
+  async fill(request, seed, count) {
+    const { hires, init_image: picture, mask_image: mask } = request;
+    const stored = (name) => name && { name, url: `/v1/jobs/${encodeURIComponent(name.job)}/inputs/${name.input}` };
+    if (picture) await this.#easel.use(stored(picture).url, picture, stored(mask));
+    else if (this.#easel.isFilled) this.#easel.clear();
+    byId("hires-on").checked = Boolean(hires);
     const values = {
       ...request, seed, num_images: count, eta: request.eta || "",
       "output.format": request.output.format, "output.quality": request.output.quality ?? "",
+      inpaint_area: request.inpaint_area ?? "whole", strength: request.strength ?? STRENGTHS[0],
+      preserve_unmasked: request.preserve_unmasked || "", invert_mask: request.invert_mask || "", mask_blur: request.mask_blur || "",
+      "hires.scale": hires?.scale ?? 2, "hires.strength": hires?.strength, "hires.steps": hires?.steps,
+      "hires.upscaler": hires?.upscaler ?? "latent",
     };
+    this.#isStrengthChosen = true;
     if (this.#models.some((model) => model.id === request.model)) {
       this.#field("model").value = request.model;
       this.#chooseModel();
@@ -202,17 +282,19 @@ export class RequestForm {
 
   clearFaults() {
     byId("refusal").hidden = true;
-    for (const told of this.#form.querySelectorAll(".fault")) told.remove();
-    for (const [, field] of this.#fields()) {
-      field.removeAttribute("aria-invalid");
-      const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => !id.startsWith("fault-"));
-      field.setAttribute("aria-describedby", others.join(" "));
-    }
+    this.#named().forEach(([, field]) => this.#clearFault(field));
+  }
+
+  #clearFault(field) {
+    document.getElementById(`fault-${field.id}`)?.remove();
+    field.removeAttribute("aria-invalid");
+    const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => !id.startsWith("fault-"));
+    field.setAttribute("aria-describedby", others.join(" "));
   }
 
   /** Every fault at its field, the rest above the form; the focus goes to the first. */
   showProblem(problem) {
-    const fields = new Map(this.#fields());
+    const fields = new Map(this.#named());
     const elsewhere = problem.errors.filter((fault) => !fields.has(fault.field));
     for (const fault of problem.errors.filter((each) => fields.has(each.field))) {
       const field = fields.get(fault.field);

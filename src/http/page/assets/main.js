@@ -101,15 +101,20 @@ async function begin() {
     document.title = watch.count > 0 ? `(${watch.count}) Darkroom` : "Darkroom";
   };
   const form = new RequestForm((request) => submit(request, { gallery, found }));
-  const again = (request, seed, count) => {
-    form.fill(request, seed, count);
+  const again = async (request, seed, count) => {
     if (NARROW.matches) scroll(byId("form"));
+    await form.fill(request, seed, count);
     say(`The form holds these parameters again, with seed ${seed}.`);
+  };
+  const start = (job, image) => {
+    if (NARROW.matches) scroll(byId("form"));
+    return form.startFrom(job, image);
   };
   const viewer = new Viewer(
     {
       pictures: () => gallery.pictures(),
       again,
+      start,
       keep: (seed) => {
         form.seed = seed;
         byId("seed").focus();
@@ -150,7 +155,7 @@ async function begin() {
       else notice(problem);
     }
   };
-  gallery = new Gallery({ open: (card, index) => viewer.open(card, index), again, remove, cancel, found }, labels);
+  gallery = new Gallery({ open: (card, index) => viewer.open(card, index), again, start, remove, cancel, found }, labels);
   watch = new Watch({
     onJob: found,
     onGone: gone,

@@ -11,7 +11,7 @@ export class Viewer {
   #act;
   #labels;
 
-  /** `act`: pictures() -> [{card, index}], again(request, seed, count), keep(seed). */
+  /** `act`: pictures() -> [{card, index}], again(request, seed, count), start(job, image), keep(seed). */
   constructor(act, labels) {
     this.#act = act;
     this.#labels = labels;
@@ -64,10 +64,11 @@ export class Viewer {
     byId("viewer-when").textContent = `${of}${moment(job.created_at)}`;
     byId("viewer-before").setAttribute("aria-disabled", String(this.#at === 0));
     byId("viewer-after").setAttribute("aria-disabled", String(this.#at === this.#pictures.length - 1));
-    this.#showActions(request, image);
+    this.#showActions(job, image);
   }
 
-  #showActions(request, image) {
+  #showActions(job, image) {
+    const { request } = job;
     const leave = (then) => () => {
       this.#dialog.close();
       then();
@@ -77,6 +78,7 @@ export class Viewer {
     byId("viewer-actions").replaceChildren(
       make("a", { href: image.url, download: fileName(image), class: "as-button" }, icon(ICONS.download), "Download"),
       button("Use these again", ICONS.again, leave(() => this.#act.again(request, image.seed, 1))),
+      button("Start from this", ICONS.start, leave(() => this.#act.start(job, image))),
       button("Keep this seed", null, leave(() => this.#act.keep(image.seed))),
     );
   }

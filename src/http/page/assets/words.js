@@ -48,12 +48,26 @@ function guidance(request) {
   ].filter(Boolean).join(", ");
 }
 
+/** [width, height] of a request's pictures, in pixels; a second pass enlarges both. */
+export function outputSize({ width, height, only_masked_padding: padding, init_image: picture }) {
+  return picture && padding !== undefined ? [picture.width, picture.height] : [width, height];
+}
+
+/** "picture, strength 0.6, masked". */
+function start({ init_image: picture, strength, mask_image: mask, inpaint_area: area }) {
+  if (!picture) return null;
+  const part = area === "only_masked" ? "around the mask" : mask ? "masked" : null;
+  return ["Start", ["picture", `strength ${strength}`, part].filter(Boolean).join(", ")];
+}
+
 /** A picture's parameters: [name, value] pairs, in reading order. `labels` names samplers as people do. */
 export function parameters(request, seed, labels) {
   const schedule = request.sigma_schedule === "default" ? null : request.sigma_schedule;
   const quality = request.output.format === "png" ? "" : `, quality ${request.output.quality}`;
   return [
-    ["Size", `${request.width} × ${request.height}`],
+    ["Size", outputSize(request).join(" × ")],
+    start(request),
+    request.hires ? ["Second pass", `${request.hires.scale} times larger, strength ${request.hires.strength}`] : null,
     ["Steps", String(request.steps)],
     ["Sampler", [labels.get(request.sampler) ?? request.sampler, schedule].filter(Boolean).join(", ")],
     ["Guidance", guidance(request)],
