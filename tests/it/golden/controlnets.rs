@@ -103,6 +103,34 @@ fn a_controlnet_says_what_the_reference_says_for_every_row() {
     }
 }
 
+#[test]
+fn a_configuration_that_cannot_be_honoured_is_refused_by_its_key() {
+    let whole: Value = Checkpoint::Folder(fixtures().join("controlnets")).json("edges/config.json").unwrap();
+    let cases = [
+        ("layers_per_block", json!(u64::MAX)),
+        ("layers_per_block", json!([1, 300])),
+        ("block_out_channels", json!([])),
+        ("conditioning_channels", json!(4)),
+        ("conditioning_embedding_out_channels", json!([])),
+        ("conditioning_embedding_out_channels", json!([4, 0])),
+        ("controlnet_conditioning_channel_order", json!("hsv")),
+        ("mid_block_type", json!(null)),
+        ("class_embed_type", json!("timestep")),
+        ("encoder_hid_dim", json!(4)),
+    ];
+    for (key, value) in cases {
+        let mut json = whole.clone();
+        json[key] = value.clone();
+        let told = ControlNetConfig::parse(&json).unwrap_err().to_string();
+        assert!(told.contains(key), "{key} {value}: {told}");
+    }
+    // What a U-Net's configuration must not have says here how many heads there are.
+    let mut json = whole;
+    json["num_attention_heads"] = json!(5);
+    let told = ControlNetConfig::parse(&json).unwrap_err().to_string();
+    assert!(told.contains("attention_head_dim") && told.contains('5'), "{told}");
+}
+
 /// A file in the names of the original code needs no configuration beside it, and says the same.
 #[test]
 fn a_file_in_the_original_names_is_the_same_network() {

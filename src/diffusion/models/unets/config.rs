@@ -208,6 +208,9 @@ pub struct UNet2DConditionConfig {
     pub(super) sample_size: Option<usize>,
 }
 
+/// Far more than any network has; what a file claims is not allocated for.
+const MAX_LAYERS: usize = 256;
+
 /// Keys that change the network in ways this one does not follow, and the value at which they don't.
 const NEUTRAL: [(&str, Value); 11] = [
     ("class_embed_type", Value::Null),
@@ -332,6 +335,8 @@ impl Raw {
         // diffusers' historical name: `attention_head_dim` holds the number of heads.
         let heads = self.attention_head_dim.resolve(blocks, "attention_head_dim")?;
         let layers = self.layers_per_block.resolve(blocks, "layers_per_block")?;
+        let few = layers.iter().all(|count| *count <= MAX_LAYERS);
+        require(few, "layers_per_block", &layers, "at most 256 layers in a block")?;
         let context = self.cross_attention_dim.resolve(blocks, "cross_attention_dim")?;
         let down =
             attends(&self.down_block_types, blocks, "down_block_types", ["DownBlock2D", "CrossAttnDownBlock2D"])?;
