@@ -33,6 +33,7 @@ impl Traffic {
             width: 512 + 64 * k as u32,
             height: 512,
             model: ModelId::new("m"),
+            adapters: "".into(),
         };
         let caps = BatchCaps { max_rows: ROWS, max_row_pixels: u64::MAX };
         let mut traffic = Self {

@@ -1,7 +1,9 @@
 //! Composition root: Settings -> App; the only room that picks concrete stores and pipelines.
 
+mod loras;
 mod models;
 
+pub use loras::{Shelf, lora_folder};
 pub use models::{model_source, model_sources};
 
 use std::collections::HashMap;
@@ -15,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::config::Settings;
 use crate::diffusion::batching::BatchCaps;
 use crate::diffusion::engine::{EngineOptions, FaultHook};
-use crate::diffusion::pipelines::{self, ModelSource, Pipeline};
+use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource, Pipeline};
 use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
@@ -77,7 +79,9 @@ impl App {
             hub: hub.clone(),
             metrics: metrics.clone(),
         };
-        let sources = model_sources(settings)?;
+        let library = LoraLibrary::new(lora_folder(settings)?, Vec::new());
+        let mut sources = model_sources(settings)?;
+        sources.iter_mut().for_each(|source| source.loras = library.clone());
         let pool = WorkerPool::start(parts, worker_options(settings, seams), loader(sources))
             .await
             .map_err(|e| e.to_string())?;
@@ -90,7 +94,8 @@ impl App {
             max_queued: settings.queue.max_queued,
             max_watchers: settings.server.max_watchers,
         };
-        let parts = ServiceParts { jobs, events, artifacts, hub, metrics: metrics.clone(), clock, models };
+        let loras = Arc::new(Shelf(library));
+        let parts = ServiceParts { jobs, events, artifacts, hub, metrics: metrics.clone(), clock, models, loras };
         let service = Arc::new(GenerationService::new(parts, options));
         let options = HttpOptions {
             cors_origins: settings.server.cors_origins.clone(),

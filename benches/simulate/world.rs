@@ -94,7 +94,14 @@ impl World {
         let key = |scale: &f64| {
             let width = (512.0 * scale) as u32;
             let latent_shape = (4, 64, width as usize / 8);
-            Arc::new(BatchKey { latent_shape, tokens: [77, 77], width, height: 512, model: ModelId::new("m") })
+            Arc::new(BatchKey {
+                latent_shape,
+                tokens: [77, 77],
+                width,
+                height: 512,
+                model: ModelId::new("m"),
+                adapters: "".into(),
+            })
         };
         let keys = mix.scales.iter().map(key).collect();
         let seat = |_| Seat {

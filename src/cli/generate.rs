@@ -6,17 +6,18 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::controls::Controls;
+use super::loras::{self, NamedLoras};
 use super::pictures::Pictures;
 use super::{ServeArgs, say};
 use crate::app::{Seams, engine_options, model_source};
-use crate::config::Settings;
 use crate::diffusion::engine::{Drawing, EngineEvent, draw_with};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, DrawnBy, FieldError, GenerationRequest, HiresDraft, ImageFormat, ModelInfo, RefinerDraft, RequestDraft,
-    SizeConditioningDraft,
+    DeviceSpec, DrawnBy, FieldError, GenerationRequest, HiresDraft, ImageFormat, Limits, ModelInfo, RefinerDraft,
+    RequestDraft, SizeConditioningDraft,
 };
 use crate::images;
+use crate::service::{LoraShelf, hash_loras};
 
 /// Flags of `generate`; the same names, ranges and defaults as the API's fields.
 #[derive(Debug, Args)]
@@ -45,6 +46,9 @@ pub(super) struct GenerateArgs {
     /// In pixels.
     #[arg(long, allow_negative_numbers = true)]
     height: Option<i64>,
+    /// A LoRA of the folder models.loras, or a file of one, as NAME or NAME:SCALE; may be given several times.
+    #[arg(long = "lora", value_name = "NAME[:SCALE]")]
+    loras: Vec<String>,
     #[command(flatten)]
     sizes: Sizes,
     #[command(flatten)]
@@ -164,8 +168,10 @@ impl Sizes {
 pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let settings = ServeArgs { config: args.config.clone(), ..ServeArgs::default() }.settings()?;
     let format = format_of(&args.output)?;
+    let NamedLoras { drafts, shelf } = loras::read(&args.loras, &settings)?;
     let load = |flag: &str, name: &str| {
-        let source = model_source(&settings, name).map_err(|error| format!("{flag}: {error}"))?;
+        let mut source = model_source(&settings, name).map_err(|error| format!("{flag}: {error}"))?;
+        source.loras = shelf.0.clone();
         pipelines::load(&source, args.device).map_err(|error| error.to_string())
     };
     let mut models = vec![load("--model", &args.model)?];
@@ -182,11 +188,15 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let pictures = args.pictures.read(&settings)?;
     let controls = args.controls.read(&settings)?;
     let inputs = args.pictures.draft(&pictures);
-    let mut draft = RequestDraft { image_inputs: inputs, controls: controls.drafts(), ..draft(args, format) };
+    let mut draft =
+        RequestDraft { image_inputs: inputs, controls: controls.drafts(), loras: drafts, ..draft(args, format) };
     if let Some(draft) = draft.refiner.as_mut() {
         draft.model = refiner;
     }
-    let request = validated(draft, &served, &settings)?;
+    let names = shelf.list().into_iter().map(|lora| lora.name).collect();
+    let limits = Limits { loras: names, ..settings.limits.limits() };
+    let mut request = validated(draft, &served, &limits)?;
+    hash_loras(&shelf, &mut request).map_err(|faults| told(&faults))?;
     let canvas = pictures.canvas(&request);
     let controls = controls.pictures(&request, canvas.as_deref());
     let drawn_by = DrawnBy::models(&served);
@@ -258,18 +268,21 @@ fn draft(args: GenerateArgs, format: ImageFormat) -> RequestDraft {
 pub(super) fn validated(
     draft: RequestDraft,
     served: &[ModelInfo],
-    settings: &Settings,
+    limits: &Limits,
 ) -> Result<GenerationRequest, String> {
     let drawn = uuid::Uuid::new_v4().as_u64_pair().1;
-    draft.validate_among(&served[0], served, &settings.limits.limits(), drawn).map_err(|faults| {
-        let flag = |fault: &FieldError| {
-            let name = fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.");
-            if name.starts_with("controls") { "control".to_owned() } else { name.replace(['_', '.'], "-") }
-        };
-        let each: Vec<String> =
-            faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();
-        format!("the request is not valid:\n{}", each.join("\n"))
-    })
+    draft.validate_among(&served[0], served, limits, drawn).map_err(|faults| told(&faults))
+}
+
+fn told(faults: &[FieldError]) -> String {
+    let flag = |fault: &FieldError| {
+        let name = fault.field.trim_start_matches("output.").trim_start_matches("size_conditioning.");
+        let list = [("loras", "lora"), ("controls", "control")].into_iter().find(|(list, _)| name.starts_with(list));
+        list.map_or_else(|| name.replace(['_', '.'], "-"), |(_, flag)| flag.to_owned())
+    };
+    let each: Vec<String> =
+        faults.iter().map(|fault| format!("  --{} {}: {}", flag(fault), fault.value, fault.message)).collect();
+    format!("the request is not valid:\n{}", each.join("\n"))
 }
 
 fn format_of(path: &Path) -> Result<ImageFormat, String> {

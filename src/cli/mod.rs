@@ -4,6 +4,7 @@ mod bench;
 mod controls;
 mod generate;
 mod health;
+mod loras;
 mod migrate;
 mod models;
 mod openapi;

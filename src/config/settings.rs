@@ -92,6 +92,8 @@ pub struct ModelSettings {
     pub controlnets: PathBuf,
     /// ControlNets that stay in a device's memory.
     pub max_controlnets: usize,
+    /// A folder of LoRAs for every model; empty: none.
+    pub loras: PathBuf,
 }
 
 impl Default for ModelSettings {
@@ -104,6 +106,7 @@ impl Default for ModelSettings {
             embeddings: PathBuf::new(),
             controlnets: PathBuf::new(),
             max_controlnets: 4,
+            loras: PathBuf::new(),
         }
     }
 }
@@ -178,6 +181,8 @@ pub struct LimitSettings {
     pub max_controls: u32,
     /// Longest `start_within` and `expires_in`, in seconds.
     pub max_deadline_s: u32,
+    /// Most LoRAs a job.
+    pub max_loras: u32,
 }
 
 impl Default for LimitSettings {
@@ -193,12 +198,13 @@ impl Default for LimitSettings {
             max_input_pixels: limits.max_input_pixels,
             max_controls: limits.max_controls,
             max_deadline_s: limits.max_deadline_s,
+            max_loras: limits.max_loras,
         }
     }
 }
 
 impl LimitSettings {
-    /// For `RequestDraft::validate`.
+    /// For `RequestDraft::validate`; of no LoRAs.
     pub fn limits(&self) -> Limits {
         Limits {
             max_steps: self.max_steps,
@@ -210,6 +216,8 @@ impl LimitSettings {
             max_input_pixels: self.max_input_pixels,
             max_controls: self.max_controls,
             max_deadline_s: self.max_deadline_s,
+            max_loras: self.max_loras,
+            loras: Vec::new(),
         }
     }
 }

@@ -94,8 +94,6 @@ impl Default for ModelDefaults {
 pub struct DrawnBy {
     /// The request's models, those that were loaded.
     pub models: Vec<DrawnByModel>,
-    /// Adapters by name, and the first 12 digits of the hash by which they are known ("AutoV3").
-    pub loras: Vec<(String, String)>,
     /// Textual inversion embeddings that the prompts name, and the first 12 digits of the SHA-256 of their files.
     pub embeddings: Vec<(String, String)>,
 }

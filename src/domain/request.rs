@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::hires::{Hires, HiresDraft};
 use super::image_inputs::{ImageInputs, ImageInputsDraft, InputImage};
+use super::loras::{Lora, LoraDraft};
 use super::refiner::{Base, Refiner, RefinerDraft};
 use super::request_faults::Faults;
 use super::sampling::wire_names;
@@ -52,6 +53,8 @@ pub struct RequestDraft {
     pub prompt_syntax: Option<String>,
     /// Last layers of the text encoder to leave out.
     pub clip_skip: Option<i64>,
+    /// LoRAs that change the networks.
+    pub loras: Vec<LoraDraft>,
     /// In pixels.
     pub width: Option<i64>,
     /// In pixels.
@@ -127,6 +130,10 @@ pub struct Limits {
     pub max_controls: u32,
     /// Longest `start_within` and `expires_in`, in seconds.
     pub max_deadline_s: u32,
+    /// Most LoRAs a job.
+    pub max_loras: u32,
+    /// The names of the LoRAs that there are.
+    pub loras: Vec<String>,
 }
 
 impl Default for Limits {
@@ -141,6 +148,8 @@ impl Default for Limits {
             max_input_pixels: 1 << 24,
             max_controls: 4,
             max_deadline_s: 7 * 24 * 3600,
+            max_loras: 8,
+            loras: Vec::new(),
         }
     }
 }
@@ -166,6 +175,8 @@ pub struct GenerationRequest {
     prompt_syntax: PromptSyntax,
     #[serde(default)]
     clip_skip: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    loras: Vec<Lora>,
     width: u32,
     height: u32,
     /// Of models that take it.
@@ -231,6 +242,14 @@ impl GenerationRequest {
     /// calls "Clip skip: 2".
     pub fn clip_skip(&self) -> u32 {
         self.clip_skip
+    }
+    /// LoRAs that change the networks, in the order in which they are added.
+    pub fn loras(&self) -> &[Lora] {
+        &self.loras
+    }
+    /// Where they can be changed: their hashes are known once their files were looked at.
+    pub fn loras_mut(&mut self) -> &mut [Lora] {
+        &mut self.loras
     }
     /// In pixels, a multiple of the model's `size_multiple`.
     pub fn width(&self) -> u32 {
@@ -451,12 +470,16 @@ impl RequestDraft {
             is_enlarged: hires.is_some(),
         };
         let refiner = faults.refiner(self.refiner, served, &base);
+        let prompt = faults.prompt("prompt", self.prompt, limits, true);
+        let syntax = faults.named("prompt_syntax", self.prompt_syntax, defaults.prompt_syntax, PromptSyntax::ALL);
+        let (loras, prompt) = faults.loras(self.loras, (prompt, syntax), limits);
         let request = GenerationRequest {
             model: model.id.clone(),
-            prompt: faults.prompt("prompt", self.prompt, limits, true),
+            prompt,
             negative_prompt: faults.prompt("negative_prompt", self.negative_prompt, limits, false),
-            prompt_syntax: faults.named("prompt_syntax", self.prompt_syntax, defaults.prompt_syntax, PromptSyntax::ALL),
+            prompt_syntax: syntax,
             clip_skip,
+            loras,
             width,
             height,
             size_conditioning: faults.size_conditioning(self.size_conditioning, (width, height), model),

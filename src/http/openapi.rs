@@ -27,6 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Door> {
         .routes(routes!(v1::images::input))
         .routes(routes!(v1::models::models))
         .routes(routes!(v1::models::model))
+        .routes(routes!(v1::models::loras))
         .routes(routes!(v1::models::samplers))
         .routes(routes!(v1::models::stats))
         .routes(routes!(health::healthz))

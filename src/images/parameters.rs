@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use super::PictureInfo;
 use crate::domain::{
-    ControlInput, DrawnBy, GenerationRequest, ModelId, NoiseSource, PromptSyntax, SamplerKind, Upscaler,
+    ControlInput, DrawnBy, GenerationRequest, Lora, ModelId, NoiseSource, PromptSyntax, SamplerKind, Upscaler,
 };
 
 /// The words for picture `index` of a request.
 pub fn describe(request: &GenerationRequest, index: u32, drawn_by: &DrawnBy) -> PictureInfo {
     let seed = request.image_seed(index);
     let mut parameters = request.prompt().to_owned();
+    parameters.extend(request.loras().iter().map(tag));
     if !request.negative_prompt().is_empty() {
         parameters += &format!("\nNegative prompt: {}", request.negative_prompt());
     }
@@ -35,9 +36,23 @@ pub fn describe(request: &GenerationRequest, index: u32, drawn_by: &DrawnBy) -> 
     let named =
         |of: &[(String, String)]| of.iter().map(|(name, hash)| json!({"name": name, "hash": hash})).collect::<Vec<_>>();
     let files = json!({
-        "models": drawn_by.models, "loras": named(&drawn_by.loras), "embeddings": named(&drawn_by.embeddings),
+        "models": drawn_by.models, "loras": named(&lora_hashes(request)), "embeddings": named(&drawn_by.embeddings),
     });
     PictureInfo { parameters, json: json.to_string(), files: files.to_string() }
+}
+
+/// A LoRA as A1111 names it in prompts.
+fn tag(lora: &Lora) -> String {
+    match lora.text_encoder_scale == lora.scale {
+        true => format!(" <lora:{}:{}>", lora.name, lora.scale),
+        false => format!(" <lora:{}:{}:{}>", lora.name, lora.text_encoder_scale, lora.scale),
+    }
+}
+
+/// The hashes by which Civitai finds LoRAs.
+fn lora_hashes(request: &GenerationRequest) -> Vec<(String, String)> {
+    let hash = |lora: &Lora| Some((lora.name.clone(), lora.hash.clone()?));
+    request.loras().iter().filter_map(hash).collect()
 }
 
 /// What a control means, in the words of A1111's extension.
@@ -129,7 +144,7 @@ fn line(request: &GenerationRequest, seed: u64, drawn_by: &DrawnBy) -> Line {
     for (at, input) in request.controls().iter().enumerate() {
         line.add(&format!("ControlNet {at}"), control(input));
     }
-    line.add_hashes("Lora hashes", &drawn_by.loras);
+    line.add_hashes("Lora hashes", &lora_hashes(request));
     line.add_hashes("TI hashes", &drawn_by.embeddings);
     line.add("Version", format!("Darkroom {}", env!("CARGO_PKG_VERSION")));
     line

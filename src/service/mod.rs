@@ -6,6 +6,7 @@
 mod error;
 mod images;
 mod inputs;
+mod loras;
 mod queries;
 mod stream;
 mod submit;
@@ -14,6 +15,7 @@ mod view;
 pub use error::{Error, Result};
 pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};
+pub use loras::{EmptyShelf, LoraShelf, hash_loras};
 pub use queries::{Page, Readiness, Stats};
 pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
@@ -58,6 +60,8 @@ pub struct ServiceParts {
     pub clock: Arc<dyn Clock>,
     /// What is served; the first is the default.
     pub models: Vec<ModelInfo>,
+    /// What requests may name.
+    pub loras: Arc<dyn LoraShelf>,
 }
 
 /// The one way in.

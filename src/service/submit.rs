@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, GenerationService, GivenPicture, JobView, Result};
 use crate::dispatch::jobs::{self, Cancelled, Idempotency, Inserted, NewJob};
-use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, ModelInfo, RequestDraft};
+use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, Limits, ModelInfo, RequestDraft};
 
 /// A job that was accepted, now or before.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,12 @@ impl GenerationService {
             Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
         let id = JobId::generate();
         let inputs = self.look_at(id, pictures, &mut draft, &mut faults).await?;
-        let request = self.check(draft, faults).map_err(|faults| {
+        let limits = self.limits_for(&draft).await;
+        let request = match self.check(draft, faults, &limits) {
+            Ok(request) => self.with_hashes(request).await,
+            Err(faults) => Err(faults),
+        };
+        let request = request.map_err(|faults| {
             self.parts.metrics.rejected.with_label_values(&["invalid"]).inc();
             Error::Invalid(faults)
         })?;
@@ -86,6 +91,7 @@ impl GenerationService {
         &self,
         draft: RequestDraft,
         mut faults: Vec<FieldError>,
+        limits: &Limits,
     ) -> std::result::Result<GenerationRequest, Vec<FieldError>> {
         // An unknown model hides no other fault: the rest is checked against the default one.
         let model = self.model_for(&draft).or_else(|fault| {
@@ -93,7 +99,7 @@ impl GenerationService {
             self.parts.models.first().ok_or(())
         });
         let Ok(model) = model else { return Err(faults) };
-        match draft.validate_among(model, &self.parts.models, &self.options.limits, drawn_seed()) {
+        match draft.validate_among(model, &self.parts.models, limits, drawn_seed()) {
             Ok(request) if faults.is_empty() => Ok(request),
             Ok(_) => Err(faults),
             Err(found) => {

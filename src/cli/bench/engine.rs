@@ -106,7 +106,9 @@ pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     let requests: Vec<GenerationRequest> = args
         .pictures
         .iter()
-        .map(|pictures| validated(args.draft(*pictures), std::slice::from_ref(pipeline.info()), &settings))
+        .map(|pictures| {
+            validated(args.draft(*pictures), std::slice::from_ref(pipeline.info()), &settings.limits.limits())
+        })
         .collect::<Result<_, _>>()?;
     let options = EngineOptions { preview_every: 0, ..engine_options(&settings, Seams::default()) };
     let mut report = Report::new(pipeline.info(), &args, &requests[0]);

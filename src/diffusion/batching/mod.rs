@@ -35,6 +35,8 @@ pub struct BatchKey {
     pub height: u32,
     /// Whose network.
     pub model: ModelId,
+    /// What was added to it, LoRAs by name and scale; empty where nothing was.
+    pub adapters: Arc<str>,
 }
 
 impl BatchKey {
@@ -279,6 +281,7 @@ mod tests {
             width: pixels,
             height: pixels,
             model: ModelId::new("m"),
+            adapters: "".into(),
         };
         SampleMeta {
             id: SampleId(id),

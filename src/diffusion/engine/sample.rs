@@ -18,6 +18,8 @@ use crate::images::Canvas;
 
 /// What a job's samples share in one pass.
 pub(super) struct Told {
+    /// With the job's LoRAs.
+    pub pipeline: Arc<dyn Pipeline>,
     pub plan: SamplingPlan,
     pub guidance: Guidance,
     pub cond: Conditioning,

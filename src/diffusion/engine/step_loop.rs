@@ -17,7 +17,7 @@ use super::hand_over::HandOver;
 use super::sample::{NextPass, SampleState, Told};
 use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
-use crate::diffusion::pipelines::{Conditioning, Pipeline, Prompt, PromptSide};
+use crate::diffusion::pipelines::{self, Adapted, Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 use crate::images::ControlPicture;
 
@@ -33,6 +33,16 @@ impl Refusal {
         // candle tells a full device by its message alone: CUDA's error name, or the allocator's words.
         let full = ["OUT_OF_MEMORY", "out of memory"].iter().any(|words| message.contains(words));
         Self { code: if full { ErrorCode::OutOfMemory } else { ErrorCode::GenerationFailed }, message }
+    }
+}
+
+impl Refusal {
+    /// A LoRA that cannot be used is the request's affair.
+    fn of_lora(error: pipelines::Error) -> Self {
+        let is_lora = matches!(error, pipelines::Error::Lora { .. });
+        let Self { code, message } = Self::failed(error);
+        let is_full = code == ErrorCode::OutOfMemory;
+        Self { code: if is_lora && !is_full { ErrorCode::InvalidRequest } else { code }, message }
     }
 }
 
@@ -138,9 +148,11 @@ impl StepLoop {
         let pipeline = self.pipeline(request.model())?;
         self.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
-        let (key, mut told) = self.pass(pipeline.as_ref(), request, (&job.controls, 0))?;
-        told.next = self.next_pass(job)?;
-        let warnings = told.warnings();
+        let adapted = pipeline.adapted(request.loras()).map_err(Refusal::of_lora)?;
+        let (key, mut told) = self.pass(&adapted, request, (&job.controls, 0))?;
+        told.next = self.next_pass(job, &adapted)?;
+        let warnings = adapted.warnings.into_iter().chain(told.warnings()).collect();
+        let pipeline = adapted.pipeline;
         told.start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
         told.canvas = job.canvas.clone();
         let told = Arc::new(told);
@@ -176,8 +188,8 @@ impl StepLoop {
         })
     }
 
-    /// The pass after the first: over the enlarged latents, or by a refiner.
-    fn next_pass(&self, job: &EngineJob) -> Result<Option<NextPass>, Refusal> {
+    /// The pass after the first: over the enlarged latents with the same LoRAs, or by a refiner, which has none.
+    fn next_pass(&self, job: &EngineJob, adapted: &Adapted) -> Result<Option<NextPass>, Refusal> {
         let first = &job.request;
         let (request, hand_over) = match (first.hires(), first.hires_pass(), first.refiner_pass()) {
             (Some(hires), Some(second), _) => {
@@ -187,7 +199,11 @@ impl StepLoop {
             (_, _, Some(second)) => (second, HandOver::AsTheyAre),
             _ => return Ok(None),
         };
-        let (key, mut told) = self.pass(self.pipeline(request.model())?.as_ref(), &request, (&job.controls, 1))?;
+        let adapted = match hand_over {
+            HandOver::Enlarged { .. } => adapted.clone(),
+            HandOver::AsTheyAre => Adapted::plain(self.pipeline(request.model())?),
+        };
+        let (key, mut told) = self.pass(&adapted, &request, (&job.controls, 1))?;
         told.canvas = job.canvas.clone();
         Ok(Some(NextPass { key, told: Arc::new(told), hand_over, request: Arc::new(request) }))
     }
@@ -195,10 +211,11 @@ impl StepLoop {
     /// What a job's samples share in one pass, but for what they start from.
     fn pass(
         &self,
-        pipeline: &dyn Pipeline,
+        adapted: &Adapted,
         request: &GenerationRequest,
         controls: (&[ControlPicture], usize),
     ) -> Result<(Arc<BatchKey>, Told), Refusal> {
+        let pipeline = adapted.pipeline.as_ref();
         let cond = told(pipeline, request, PromptSide::Positive)?;
         let uncond = request.is_guided().then(|| told(pipeline, request, PromptSide::Negative)).transpose()?;
         let plan = pipeline
@@ -212,10 +229,12 @@ impl StepLoop {
             width: request.width(),
             height: request.height(),
             model: request.model().clone(),
+            adapters: adapted.key.clone(),
         });
         let guidance = Guidance::of(request, plan.left_out);
         let controls = Controls::of(pipeline, request, controls, plan.steps.len()).map_err(Refusal::failed)?;
-        Ok((key, Told { plan, guidance, cond, uncond, controls, start: None, canvas: None, next: None }))
+        let pipeline = adapted.pipeline.clone();
+        Ok((key, Told { pipeline, plan, guidance, cond, uncond, controls, start: None, canvas: None, next: None }))
     }
 
     /// The one `Arc` of this key, so that comparing two samples' keys is comparing pointers.
@@ -260,7 +279,7 @@ impl StepLoop {
                 state.first_step.get_or_insert(now);
             }
         }
-        let together = caught(|| self.evaluate(&batch.key, &ids));
+        let together = caught(|| self.evaluate(&ids));
         match together {
             Ok(outputs) => self.advance(&ids, outputs),
             Err(refusal) if ids.len() > 1 => {
@@ -269,7 +288,7 @@ impl StepLoop {
                 }
                 tracing::warn!(samples = ids.len(), reason = %refusal.message, "a batch failed; evaluating its samples one by one");
                 ids.iter()
-                    .flat_map(|id| match caught(|| self.evaluate(&batch.key, &[*id])) {
+                    .flat_map(|id| match caught(|| self.evaluate(&[*id])) {
                         Ok(outputs) => self.advance(&[*id], outputs),
                         Err(refusal) => vec![(*id, Err(refusal))],
                     })
@@ -280,12 +299,14 @@ impl StepLoop {
     }
 
     /// The network's outputs for each sample's rows: one forward for all of them.
-    fn evaluate(&self, key: &BatchKey, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
+    fn evaluate(&self, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
         for id in ids {
             let sample = &self.samples[id];
             self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
         }
-        let pipeline = &self.pipelines[&key.model];
+        // What the key says is what they share.
+        let pipeline = ids.first().map(|id| self.samples[id].told.pipeline.clone());
+        let pipeline = pipeline.ok_or_else(|| Refusal::failed("an empty batch"))?;
         let mut rows = Vec::new();
         for id in ids {
             let sample = &self.samples[id];
@@ -300,7 +321,7 @@ impl StepLoop {
         let mut outcomes = Vec::new();
         for (id, outputs) in ids.iter().zip(outputs) {
             let Some(sample) = self.samples.get_mut(id) else { continue };
-            let pipeline = self.pipelines[&sample.meta.key.model].clone();
+            let pipeline = sample.told.pipeline.clone();
             let point = FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() };
             let spoiled = self.options.fault.as_ref().is_some_and(|hook| hook(sample.job, point) == Fault::NotANumber);
             let step = caught(|| {
@@ -370,7 +391,7 @@ impl StepLoop {
         let (job, new) = (sample.job, SampleId(self.next_sample));
         let Some(next) = sample.told.next.clone() else { return };
         self.next_sample += 1;
-        let pipeline = self.pipelines[&next.key.model].clone();
+        let pipeline = next.told.pipeline.clone();
         let taken_over = caught(|| {
             // A picture of what is no number would hide it.
             sample.checked()?;
@@ -388,7 +409,7 @@ impl StepLoop {
     fn preview(&mut self, id: SampleId) {
         let sample = &self.samples[&id];
         let (job, image, step) = (sample.job, sample.image, sample.steps_taken());
-        let pipeline = &self.pipelines[&sample.meta.key.model];
+        let pipeline = &sample.told.pipeline;
         // A preview that cannot be made is no reason to fail the picture.
         if let Ok(Some(picture)) = pipeline.preview(sample.denoised()) {
             (self.sink)(EngineEvent::Preview { job, image, step, picture });
@@ -403,7 +424,7 @@ impl StepLoop {
         let decoded = caught(|| {
             self.provoke(job, FaultPoint::Decode)?;
             sample.checked()?;
-            let drawn = self.pipelines[&sample.meta.key.model].decode(sample.latents()).map_err(Refusal::failed)?;
+            let drawn = sample.told.pipeline.decode(sample.latents()).map_err(Refusal::failed)?;
             Ok(match &sample.told.canvas {
                 Some(canvas) => canvas.finish(drawn),
                 None => drawn,

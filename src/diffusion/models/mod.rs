@@ -4,6 +4,7 @@
 //! take their place beneath. Row i of every output depends on row i of the inputs alone, to the last bit on CPU: a
 //! matrix product may take another path for another number of rows, so `kernels` works sample by sample.
 
+pub mod adapters;
 pub mod autoencoders;
 pub mod layers;
 pub mod text_encoders;

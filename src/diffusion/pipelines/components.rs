@@ -1,16 +1,20 @@
 //! The parts of a checkpoint that several families have, read from their usual folders.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
+use super::adapted::Adapting;
 use super::card::ModelCard;
 use super::{Error, Prompt, Result};
+use crate::diffusion::models::adapters::Adaptable;
 use crate::diffusion::models::text_encoders::{
     ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput, ClipTokenizer, Window,
 };
 use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::diffusion::models::{self};
 use crate::diffusion::samplers::TrainingSchedule;
-use crate::diffusion::weights::Checkpoint;
+use crate::diffusion::weights::{Checkpoint, LoraTarget};
 use crate::domain::{PromptSyntax, parse_a1111};
 
 /// Where parts are read from, and where their tensors go.
@@ -54,7 +58,7 @@ impl Components<'_> {
         let weights = self.checkpoint.weights(encoder, self.device)?;
         let model = ClipTextModel::load(self.text_config(encoder)?, &weights).map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, &model)?;
-        self.embedded(encoder, TextReader { tokenizer, encoder: model })
+        self.embedded(encoder, (tokenizer, model))
     }
 
     /// The same of an encoder with a projection.
@@ -67,22 +71,26 @@ impl Components<'_> {
         let model = ClipTextModelWithProjection::load(self.text_config(encoder)?, &weights);
         let model = model.map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, model.model())?;
-        self.embedded(encoder, TextReader { tokenizer, encoder: model })
+        self.embedded(encoder, (tokenizer, model))
     }
 
     /// The reader with the checkpoint's textual inversion embeddings.
-    fn embedded<E: AsMut<ClipTextModel>>(&self, component: &str, mut reader: TextReader<E>) -> Result<TextReader<E>> {
+    fn embedded<E: AsMut<ClipTextModel>>(
+        &self,
+        component: &str,
+        (mut tokenizer, mut encoder): (ClipTokenizer, E),
+    ) -> Result<TextReader<E>> {
         for embedding in self.checkpoint.embeddings() {
             let vectors = embedding.vectors(component, self.device)?;
-            match reader.tokenizer.add_word(&embedding.name, vectors.dim(0)?) {
-                Ok(first) => reader.encoder.as_mut().add_tokens(first, &vectors).map_err(self.within(component))?,
+            match tokenizer.add_word(&embedding.name, vectors.dim(0)?) {
+                Ok(first) => encoder.as_mut().add_tokens(first, &vectors).map_err(self.within(component))?,
                 Err(reason) => {
                     let model = self.checkpoint.describe("");
                     tracing::warn!(embedding = embedding.name, model, reason, "embedding left out");
                 }
             }
         }
-        Ok(reader)
+        Ok(TextReader { tokenizer: Arc::new(tokenizer), encoder })
     }
 
     fn text_config(&self, encoder: &str) -> Result<ClipTextConfig> {
@@ -102,7 +110,7 @@ impl Components<'_> {
 /// A tokenizer and the network that reads its tokens.
 #[derive(Debug)]
 pub(super) struct TextReader<E> {
-    pub tokenizer: ClipTokenizer,
+    pub tokenizer: Arc<ClipTokenizer>,
     pub encoder: E,
 }
 
@@ -144,6 +152,13 @@ fn weighted(hidden: &Tensor, weights: &[f32]) -> Result<Tensor> {
     let mean = |x: &Tensor| -> Result<f64> { Ok(x.to_dtype(DType::F64)?.mean_all()?.to_scalar()?) };
     let restored = mean(hidden)? / mean(&emphasised)?;
     Ok((emphasised * restored)?)
+}
+
+impl<E: Adaptable> TextReader<E> {
+    /// The reader with what LoRAs have for its network.
+    pub(super) fn adapted(&self, adapting: &mut Adapting<'_>, target: LoraTarget) -> Result<Self> {
+        Ok(Self { tokenizer: self.tokenizer.clone(), encoder: adapting.network(&self.encoder, target)? })
+    }
 }
 
 impl<E: AsRef<ClipTextModel>> TextReader<E> {

@@ -1,6 +1,7 @@
 //! One file per model family behind trait [`Pipeline`]: text to conditioning, one batched network evaluation, latents to
 //! pictures. Guidance and the sampler's arithmetic belong to the engine, the networks themselves to `models`.
 
+mod adapted;
 mod builtin;
 mod card;
 mod components;
@@ -13,7 +14,8 @@ mod scan;
 mod stable_diffusion;
 mod stable_diffusion_xl;
 
-pub use crate::diffusion::weights::Changes;
+pub use crate::diffusion::weights::{Changes, LoraLibrary};
+pub use adapted::Adapted;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
 pub use controlnets::{Control, ControlNet, ControlNets};
 pub use latents::EncodedPicture;
@@ -28,13 +30,20 @@ use candle_core::Tensor;
 
 use crate::diffusion::samplers::{self, SamplingPlan};
 use crate::diffusion::{models, weights};
-use crate::domain::{GenerationRequest, ModelInfo};
+use crate::domain::{GenerationRequest, Lora, ModelInfo};
 use crate::images::RgbImage;
 
 /// A model family on one device. Rows never influence each other: row i of an output depends on row i of the inputs alone.
 pub trait Pipeline: Send + Sync {
     /// What requests may ask of it.
     fn info(&self) -> &ModelInfo;
+
+    /// This pipeline with LoRAs, in their order: another one, whose prompts are encoded differently too. It shares the weights
+    /// of this one, which stays as it is. The sets lately used are kept.
+    ///
+    /// # Errors
+    /// [`Error::Lora`]: a LoRA that there is none of, that is damaged, or that does not fit the model.
+    fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted>;
 
     /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;
@@ -99,6 +108,14 @@ pub enum Error {
     /// A prompt that cannot be read.
     #[error("a prompt {0}")]
     Prompt(String),
+    /// A LoRA cannot be used.
+    #[error("LoRA `{name}`: {reason}")]
+    Lora {
+        /// As the request calls it.
+        name: String,
+        /// What is wrong, with file and tensor.
+        reason: String,
+    },
     /// The device cannot be used.
     #[error("device `{device}` cannot be used: {reason}")]
     Device {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde_json::Value;
 
+use super::adapted::Adapters;
 use super::{ControlNets, Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
-use crate::diffusion::weights::{Changes, Checkpoint};
+use crate::diffusion::weights::{Changes, Checkpoint, LoraLibrary};
 use crate::domain::{DeviceSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
 
 /// A model, where it comes from, and what its operator says of it.
@@ -24,6 +25,8 @@ pub struct ModelSource {
     pub changes: Changes,
     /// Those that requests may name; none by default.
     pub controlnets: ControlNets,
+    /// The LoRAs that requests to it may name.
+    pub loras: LoraLibrary,
 }
 
 /// Where a model's files are.
@@ -39,7 +42,8 @@ impl ModelSource {
     /// A folder or file of this name, as it is.
     pub fn at(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let (id, place) = (ModelId::new(id), ModelPlace::Path(path.into()));
-        Self { id, place, config: None, changes: Changes::default(), controlnets: ControlNets::default() }
+        let (controlnets, loras) = (ControlNets::default(), LoraLibrary::default());
+        Self { id, place, config: None, changes: Changes::default(), controlnets, loras }
     }
 
     /// Whether it is inside the binary.
@@ -54,13 +58,8 @@ impl ModelSource {
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         if builtin::checkpoint(text).is_some() {
             let (id, place) = (ModelId::new(text), ModelPlace::Embedded(text.to_owned()));
-            return Ok(Self {
-                id,
-                place,
-                config: None,
-                changes: Changes::default(),
-                controlnets: ControlNets::default(),
-            });
+            let (controlnets, loras) = (ControlNets::default(), LoraLibrary::default());
+            return Ok(Self { id, place, config: None, changes: Changes::default(), controlnets, loras });
         }
         let path = PathBuf::from(text);
         let whole = path.canonicalize().ok().filter(|path| path.is_dir() || path.is_file());
@@ -99,15 +98,15 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let checkpoint = source.checkpoint()?;
     let index: Value = checkpoint.json("model_index.json")?;
     let device = open(device)?;
-    let id = source.id.clone();
+    let (id, adapters) = (source.id.clone(), Adapters::of(source.loras.clone()));
     let pipeline: Arc<dyn Pipeline> = match index.get("_class_name").and_then(Value::as_str) {
         Some(class) if STABLE_DIFFUSION.contains(&class) => {
-            let mut loaded = StableDiffusion::load(id, class, &checkpoint, device)?;
+            let mut loaded = StableDiffusion::load(id, class, &checkpoint, (device, adapters))?;
             loaded.control_by(source.controlnets.clone());
             Arc::new(loaded)
         }
         Some(class) if STABLE_DIFFUSION_XL.contains(&class) => {
-            let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, device)?;
+            let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, (device, adapters))?;
             loaded.control_by(source.controlnets.clone());
             Arc::new(loaded)
         }

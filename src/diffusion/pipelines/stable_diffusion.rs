@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::adapted::{Adapted, Adapters};
 use super::components::{Components, TextReader};
 use super::controlnets::residuals;
 use super::introduction::Introduction;
@@ -16,8 +17,8 @@ use super::{
 use crate::diffusion::models::text_encoders::ClipTextModel;
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
-use crate::diffusion::weights::Checkpoint;
-use crate::domain::{GenerationRequest, ModelId, ModelInfo};
+use crate::diffusion::weights::{Checkpoint, LoraTarget};
+use crate::domain::{GenerationRequest, Lora, ModelId, ModelInfo};
 use crate::images::RgbImage;
 
 /// A loaded checkpoint.
@@ -25,10 +26,11 @@ pub struct StableDiffusion {
     info: ModelInfo,
     text: TextReader<ClipTextModel>,
     unet: UNet2DConditionModel,
-    latents: LatentFormat,
+    latents: Arc<LatentFormat>,
     controlnets: ControlNets,
     schedule: TrainingSchedule,
     device: Device,
+    adapters: Arc<Adapters>,
 }
 
 impl std::fmt::Debug for StableDiffusion {
@@ -43,7 +45,12 @@ impl StableDiffusion {
     /// # Errors
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
     /// supported, or components that do not fit together.
-    pub fn load(id: ModelId, class: &str, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+    pub(super) fn load(
+        id: ModelId,
+        class: &str,
+        checkpoint: &Checkpoint,
+        (device, adapters): (Device, Arc<Adapters>),
+    ) -> Result<Self> {
         let hashing = checkpoint.hashing();
         let components = Components { checkpoint, device: &device };
         let card = components.card()?;
@@ -79,7 +86,8 @@ impl StableDiffusion {
             latents: &latents,
         };
         let info = ModelInfo { sha256: hashing.finish(), ..info.info(&card) };
-        Ok(Self { info, text, unet, latents, controlnets: ControlNets::default(), schedule, device })
+        let (latents, controlnets) = (Arc::new(latents), ControlNets::default());
+        Ok(Self { info, text, unet, latents, controlnets, schedule, device, adapters })
     }
 
     /// Lets requests name these ControlNets.
@@ -111,6 +119,24 @@ fn check(
 impl Pipeline for StableDiffusion {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted> {
+        if loras.is_empty() {
+            return Ok(Adapted::plain(self));
+        }
+        self.adapters.adapted(loras, (&self.info.id, &self.device), |adapting| {
+            Ok(Arc::new(Self {
+                info: self.info.clone(),
+                text: self.text.adapted(adapting, LoraTarget::TextEncoder)?,
+                unet: adapting.network(&self.unet, LoraTarget::UNet)?,
+                latents: self.latents.clone(),
+                controlnets: self.controlnets.clone(),
+                schedule: self.schedule.clone(),
+                device: self.device.clone(),
+                adapters: self.adapters.afresh(),
+            }))
+        })
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{D, Device, Tensor};
 use serde_json::Value;
 
+use super::adapted::{Adapted, Adapters};
 use super::components::{Components, TextReader};
 use super::controlnets::residuals;
 use super::introduction::Introduction;
@@ -18,8 +19,8 @@ use super::{
 use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
 use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
-use crate::diffusion::weights::Checkpoint;
-use crate::domain::{GenerationRequest, ModelId, ModelInfo};
+use crate::diffusion::weights::{Checkpoint, LoraTarget};
+use crate::domain::{GenerationRequest, Lora, ModelId, ModelInfo};
 use crate::images::RgbImage;
 
 /// Layers left out at the end of each text encoder.
@@ -35,13 +36,14 @@ pub struct StableDiffusionXl {
     text: Option<TextReader<ClipTextModel>>,
     text_2: TextReader<ClipTextModelWithProjection>,
     unet: UNet2DConditionModel,
-    latents: LatentFormat,
+    latents: Arc<LatentFormat>,
     controlnets: ControlNets,
     schedule: TrainingSchedule,
     /// No negative prompt is a row of zeros instead of an empty text.
     zeros_for_empty_negative: bool,
     takes_aesthetic_score: bool,
     device: Device,
+    adapters: Arc<Adapters>,
 }
 
 impl std::fmt::Debug for StableDiffusionXl {
@@ -56,7 +58,12 @@ impl StableDiffusionXl {
     /// # Errors
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
     /// supported, or components that do not fit together.
-    pub fn load(id: ModelId, index: &Value, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+    pub(super) fn load(
+        id: ModelId,
+        index: &Value,
+        checkpoint: &Checkpoint,
+        (device, adapters): (Device, Arc<Adapters>),
+    ) -> Result<Self> {
         let hashing = checkpoint.hashing();
         let components = Components { checkpoint, device: &device };
         let card = components.card()?;
@@ -92,12 +99,13 @@ impl StableDiffusionXl {
             text,
             text_2,
             unet,
-            latents,
+            latents: Arc::new(latents),
             controlnets: ControlNets::default(),
             schedule,
             zeros_for_empty_negative,
             takes_aesthetic_score,
             device,
+            adapters,
         })
     }
 
@@ -162,6 +170,28 @@ fn check(
 impl Pipeline for StableDiffusionXl {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted> {
+        if loras.is_empty() {
+            return Ok(Adapted::plain(self));
+        }
+        self.adapters.adapted(loras, (&self.info.id, &self.device), |adapting| {
+            let first = self.text.as_ref().map(|text| text.adapted(adapting, LoraTarget::TextEncoder));
+            Ok(Arc::new(Self {
+                info: self.info.clone(),
+                text: first.transpose()?,
+                text_2: self.text_2.adapted(adapting, LoraTarget::TextEncoder2)?,
+                unet: adapting.network(&self.unet, LoraTarget::UNet)?,
+                latents: self.latents.clone(),
+                controlnets: self.controlnets.clone(),
+                schedule: self.schedule.clone(),
+                zeros_for_empty_negative: self.zeros_for_empty_negative,
+                takes_aesthetic_score: self.takes_aesthetic_score,
+                device: self.device.clone(),
+                adapters: self.adapters.afresh(),
+            }))
+        })
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

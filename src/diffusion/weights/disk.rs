@@ -35,8 +35,34 @@ pub(super) fn text(root: &Path, relative: &str) -> Result<String> {
 
 /// A safetensors file, mapped.
 pub(super) fn shard(path: &Path) -> Result<Arc<Shard>> {
-    let bytes = Bytes::map(&open(path)?.0).map_err(|error| unreadable(path, &error))?;
-    Shard::parse(path.display().to_string(), bytes)
+    shard_called(path, path.display().to_string())
+}
+
+/// The same, called so in messages.
+pub(super) fn shard_called(path: &Path, name: String) -> Result<Arc<Shard>> {
+    let mapped = open(path).and_then(|(file, _)| Bytes::map(&file).map_err(|error| unreadable(path, &error)));
+    match mapped {
+        Ok(bytes) => Shard::parse(name, bytes),
+        Err(Error::Read { reason, .. }) => Err(Error::Read { file: name, reason }),
+        Err(other) => Err(other),
+    }
+}
+
+/// The files of a folder and of those within, so many folders deep, whose names are `wanted`; hidden ones are passed over.
+pub(super) fn search(folder: &Path, depth: usize, wanted: &dyn Fn(&str) -> bool, files: &mut Vec<PathBuf>) {
+    for name in names(folder) {
+        let path = folder.join(&name);
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            if depth > 0 {
+                search(&path, depth - 1, wanted, files);
+            }
+        } else if wanted(&name) {
+            files.push(path);
+        }
+    }
 }
 
 /// What lies in a folder, sorted; nothing where there is none.

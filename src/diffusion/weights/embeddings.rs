@@ -152,7 +152,8 @@ pub(super) fn fitting(places: &[PathBuf], checkpoint: &Checkpoint) -> Result<Vec
     let mut files = Vec::new();
     for place in places {
         if place.is_dir() {
-            search(place, 0, &mut files);
+            let is_one = |name: &str| name.to_ascii_lowercase().ends_with(".safetensors") || variants::is_pickle(name);
+            disk::search(place, DEEPEST, &is_one, &mut files);
         } else {
             files.push(place.clone());
         }
@@ -180,20 +181,4 @@ pub(super) fn fitting(places: &[PathBuf], checkpoint: &Checkpoint) -> Result<Vec
         }
     }
     Ok(embeddings)
-}
-
-fn search(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
-    for name in disk::names(folder) {
-        let path = folder.join(&name);
-        if name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            if depth < DEEPEST {
-                search(&path, depth + 1, files);
-            }
-        } else if name.to_ascii_lowercase().ends_with(".safetensors") || variants::is_pickle(&name) {
-            files.push(path);
-        }
-    }
 }

@@ -12,6 +12,7 @@ mod embeddings;
 mod header;
 mod identity;
 mod inspect;
+mod lora;
 mod names;
 mod single_file;
 mod tensors;
@@ -23,8 +24,11 @@ pub use embeddings::TextEmbedding;
 pub use header::{Dtype, Header, TensorInfo};
 pub use identity::Hashing;
 pub use inspect::{ComponentReport, FileReport, Hashes, Inspection, inspect};
+pub use lora::{LoraFile, LoraLayer, LoraLibrary, LoraPart, LoraTarget, LoraTensors};
 pub use names::{NameMap, View};
-pub use single_file::{ControlNetFile, Family, Layout, Prediction, TinyFile, VaeFile};
+pub use single_file::{
+    ControlNetFile, Family, Layout, OriginalLevel, Prediction, TinyFile, VaeFile, original_unet_names,
+};
 pub use tensors::Weights;
 
 /// What can be wrong with a checkpoint.
@@ -64,6 +68,18 @@ pub enum Error {
         /// As stored.
         found: Vec<usize>,
         /// As configured.
+        expected: Vec<usize>,
+    },
+    /// A tensor that is added to a layer does not fit it.
+    #[error("{file}: tensor `{tensor}` has shape {found:?}; the model's layer takes {expected:?}")]
+    Misfit {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// As stored.
+        found: Vec<usize>,
+        /// What would fit.
         expected: Vec<usize>,
     },
     /// A tensor's numbers are of a type that cannot be read.

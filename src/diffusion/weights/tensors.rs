@@ -122,6 +122,11 @@ impl Weights {
         Self { files: self.files.clone(), prefix: format!("{}{dot}{part}", self.prefix) }
     }
 
+    /// The name that all names here begin with, as networks ask for it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether there is such a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.find(&self.full(name)).is_ok()

@@ -60,6 +60,16 @@ pub(super) async fn given(
     prepared.await.map_err(|error| NotGiven::Missing(error.to_string()))?.map_err(NotGiven::Missing)
 }
 
+/// Makes a job's LoRAs ready beside the running batch: the engine, which asks for them again, finds them made. What is wrong with
+/// them it tells.
+pub(super) async fn make_ready(pipelines: &[Arc<dyn Pipeline>], request: &GenerationRequest) {
+    let pipeline = pipelines.iter().find(|pipeline| pipeline.info().id == *request.model());
+    if let Some(pipeline) = pipeline.filter(|_| !request.loras().is_empty()).cloned() {
+        let loras = request.loras().to_vec();
+        let _ = tokio::task::spawn_blocking(move || pipeline.adapted(&loras).is_ok()).await;
+    }
+}
+
 fn framed(request: &GenerationRequest, files: &[(InputName, bytes::Bytes)]) -> Result<Given, String> {
     let (mut picture, mut mask, mut controls) = (None, None, Vec::new());
     for (input, bytes) in files {

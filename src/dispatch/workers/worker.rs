@@ -192,6 +192,7 @@ impl Worker {
                 return 0;
             }
         };
+        join_all(claimed.iter().map(|claimed| inputs::make_ready(&self.pipelines, &claimed.job.request))).await;
         let given = claimed.iter().map(|ClaimedJob { job, .. }| {
             let pipeline = self.pipelines.iter().find(|pipeline| pipeline.info().id == *job.request.model());
             inputs::given(&self.parts, job, pipeline.cloned())

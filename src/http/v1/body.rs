@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{form, picture};
 use crate::domain::{
-    ControlDraft, FieldError, HiresDraft, InputName, RefinerDraft, RequestDraft, SizeConditioningDraft,
+    ControlDraft, FieldError, HiresDraft, InputName, LoraDraft, RefinerDraft, RequestDraft, SizeConditioningDraft,
 };
 use crate::http::errors::{Problem, Result};
 use crate::service::{GivenPicture, PictureSource};
@@ -23,6 +23,7 @@ const FIELDS: &[&str] = &[
     "negative_prompt",
     "prompt_syntax",
     "clip_skip",
+    "loras",
     "width",
     "height",
     "size_conditioning",
@@ -202,6 +203,10 @@ impl Reader {
                 Value::Object(map) => self.draft.metadata = Some(map),
                 other => self.wrong(name, other, "an object"),
             },
+            "loras" => match value {
+                Value::Array(loras) => loras.into_iter().enumerate().for_each(|(at, lora)| self.lora(at, lora)),
+                other => self.wrong(name, other, "a list of objects with `name` and `scale`"),
+            },
             "size_conditioning" => match value {
                 Value::Object(map) => map.into_iter().for_each(|(name, value)| self.size_conditioning(&name, value)),
                 other => self.wrong(name, other, "an object with sizes such as `target_width`"),
@@ -242,6 +247,27 @@ impl Reader {
                 self.faults.push(FieldError::new(input.field(), value, message));
             }
         }
+    }
+
+    fn lora(&mut self, at: usize, value: Value) {
+        let Value::Object(map) = value else {
+            return self.wrong(&format!("loras[{at}]"), value, "an object with `name` and `scale`");
+        };
+        let mut draft = LoraDraft::default();
+        for (name, value) in map {
+            let field = format!("loras[{at}].{name}");
+            match name.as_str() {
+                "name" => draft.name = self.text(&field, value),
+                "scale" => draft.scale = self.real(&field, value),
+                "text_encoder_scale" => draft.text_encoder_scale = self.real(&field, value),
+                "hash" => draft.hash = self.text(&field, value),
+                _ => {
+                    let message = format!("is unknown; one of `loras` has {}", LoraDraft::FIELDS.join(", "));
+                    self.faults.push(FieldError::new(field, value, message));
+                }
+            }
+        }
+        self.draft.loras.push(draft);
     }
 
     fn size_conditioning(&mut self, name: &str, value: Value) {

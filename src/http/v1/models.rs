@@ -17,7 +17,7 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
     value["hash"] = model.sha256.as_deref().and_then(|sha256| sha256.get(..10)).into();
     value["limits"] = json!({
         "max_steps": limits.max_steps, "max_num_images": limits.max_num_images, "max_pixels": limits.max_pixels,
-        "max_prompt_chars": limits.max_prompt_chars,
+        "max_prompt_chars": limits.max_prompt_chars, "max_loras": limits.max_loras,
     });
     value
 }
@@ -61,6 +61,13 @@ pub(in crate::http) async fn samplers() -> Json<Value> {
     let schedules: Vec<Value> =
         SigmaSchedule::ALL.iter().map(|schedule| json!({"name": schedule.name(), "label": schedule.label()})).collect();
     Json(json!({"samplers": samplers, "sigma_schedules": schedules}))
+}
+
+/// LoRAs that requests may name: the files of the folder `models.loras` as it is now. A `hash` is there once the LoRA was
+/// used.
+#[utoipa::path(get, path = "/v1/loras", tag = "models", responses((status = 200, description = "{loras: [{name, size_bytes, hash}]}", body = Value)))]
+pub(in crate::http) async fn loras(State(door): State<Door>) -> Json<Value> {
+    Json(json!({ "loras": door.service.loras().await }))
 }
 
 /// The server at a glance: queue, speed, workers.

@@ -28,6 +28,9 @@ pub(in crate::http) struct CreateJobBody {
     /// Last layers of the text encoder to leave out, as diffusers counts: 0 none, up to the model's `max_clip_skip`. A1111's
     /// "Clip skip: 2" is 1 here. With `plain` it concerns the prompt alone, as in diffusers; with `a1111` both prompts.
     clip_skip: Option<u32>,
+    /// LoRAs that change the networks for this job, added in this order; at most `limits.max_loras`. With `prompt_syntax` `a1111` the
+    /// prompt may name some too, as `<lora:NAME:SCALE>`.
+    loras: Option<Vec<LoraBody>>,
     /// In pixels; a multiple of the model's `size_multiple`.
     width: Option<u32>,
     /// In pixels; a multiple of the model's `size_multiple`.
@@ -215,6 +218,20 @@ pub(in crate::http) struct RefinerBody {
     switch_at: Option<f64>,
     /// Sampler steps that its noise levels are made of, of which it takes those after `switch_at`; the request's when absent.
     steps: Option<u32>,
+}
+
+/// A LoRA, LoCon, LoHa or LoKr.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see CreateJobBody")]
+pub(in crate::http) struct LoraBody {
+    /// A name of `GET /v1/loras`.
+    name: String,
+    /// What it adds to the U-Net is multiplied by this, -10 to 10; 1 when absent.
+    scale: Option<f64>,
+    /// What it adds to the text encoders is, -10 to 10; `scale` when absent.
+    text_encoder_scale: Option<f64>,
+    /// The first 12 digits of the SHA-256 of its tensors' data ("AutoV3"); checked where it is given, told in answers.
+    hash: Option<String>,
 }
 
 /// How pictures are encoded.

@@ -13,9 +13,11 @@ mod image_inputs;
 mod images;
 // Health, metrics, documents.
 mod operations;
-// Two models that draw one picture.
-mod refiner;
+// LoRAs by name, and in A1111's words.
+mod loras;
 // What a picture's file says of it.
 mod parameters;
+// Two models that draw one picture.
+mod refiner;
 // Server-sent events.
 mod streams;

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use darkroom::domain::{DrawnBy, HiresDraft, ImageInputsDraft, InputImage, InputName, RefinerDraft, RequestDraft};
+use darkroom::domain::{
+    DrawnBy, HiresDraft, ImageInputsDraft, InputImage, InputName, LoraDraft, RefinerDraft, RequestDraft,
+};
 use darkroom::images::describe;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::app::{TestApp, body};
-use crate::support::drafts::{checked_among, fixtures, pipeline};
+use crate::support::drafts::{checked_among, fixtures, lora, pipeline};
 
 /// What was read: the prompts under their names, and each pair of the last line.
 type Read = BTreeMap<String, String>;
@@ -122,6 +124,10 @@ fn picture(input: InputName) -> InputImage {
     InputImage { job: None, input, sha256: "ab".repeat(32), width: 64, height: 72 }
 }
 
+fn hashed(name: &str, scale: f64, hash: &str) -> LoraDraft {
+    LoraDraft { hash: Some(hash.to_owned()), ..lora(name, scale) }
+}
+
 fn draft() -> RequestDraft {
     RequestDraft {
         prompt: Some("a house, red:\n(snow), <end>".to_owned()),
@@ -136,6 +142,7 @@ fn draft() -> RequestDraft {
         seed: Some(7),
         noise: Some("torch-cuda".to_owned()),
         num_images: Some(2),
+        loras: vec![hashed("snow: deep", 1.0, "0123456789ab"), hashed("ink", 0.5, "cdcdcdcdcdcd")],
         ..RequestDraft::default()
     }
 }
@@ -146,13 +153,10 @@ fn every_parameter_is_read_back() {
     let models = ["tiny-sdxl", "tiny-sdxl-refiner"].map(pipeline);
     let infos = models.each_ref().map(|model| model.info());
     let hashes = infos.map(|info| info.sha256.clone().unwrap()[..10].to_owned());
-    let drawn_by = DrawnBy {
-        loras: vec![("snow: deep".to_owned(), "0123456789ab".to_owned()), ("ink".to_owned(), "cd".repeat(6))],
-        embeddings: vec![("easyneg".to_owned(), "c74b4e810b03".to_owned())],
-        ..DrawnBy::models(infos)
-    };
+    let drawn_by =
+        DrawnBy { embeddings: vec![("easyneg".to_owned(), "c74b4e810b03".to_owned())], ..DrawnBy::models(infos) };
     let common: [(&str, &str); 16] = [
-        ("Prompt", "a house, red:\n(snow), <end>"),
+        ("Prompt", "a house, red:\n(snow), <end> <lora:snow: deep:1> <lora:ink:0.5>"),
         ("Negative prompt", "fog, \"rain\""),
         ("Steps", "20"),
         ("Sampler", "DPM++ 2M"),
@@ -228,13 +232,18 @@ proptest! {
     fn no_prompt_or_name_hides_a_parameter(prompt in "[ -~é\n]{0,40}", negative in "[ -~\n]{0,20}", name in "[ -~]{1,12}") {
         let tiny = pipeline("tiny-sd");
         let given = RequestDraft {
-            prompt: Some(prompt.clone()), negative_prompt: Some(negative), seed: Some(3), ..RequestDraft::default()
+            prompt: Some(prompt.clone()),
+            negative_prompt: Some(negative),
+            seed: Some(3),
+            loras: vec![hashed(&name, 1.0, "abababababab")],
+            ..RequestDraft::default()
         };
-        let drawn_by = DrawnBy { loras: vec![(name.clone(), "ab".repeat(6))], ..DrawnBy::models([tiny.info()]) };
+        let drawn_by = DrawnBy::models([tiny.info()]);
         let read = as_a1111_reads(&describe(&checked_among(given, &[tiny]), 0, &drawn_by).parameters);
         prop_assert_eq!((&read["Steps"][..], &read["Seed"][..]), ("30", "3"));
         prop_assert_eq!(&read["Lora hashes"], &format!("{name}: abababababab"));
-        let trimmed: Vec<&str> = prompt.trim_start().split('\n').map(str::trim).collect();
+        let told = format!("{prompt} <lora:{name}:1>");
+        let trimmed: Vec<&str> = told.trim_start().split('\n').map(str::trim).collect();
         prop_assert!(prompt.contains("Negative prompt:") || read["Prompt"] == trimmed.join("\n"));
     }
 }

@@ -7,7 +7,7 @@ use darkroom::dispatch::artifacts::ArtifactStore;
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
 use darkroom::domain::{JobEventKind, Limits};
-use darkroom::service::{GenerationService, JobStream, ServiceOptions, ServiceParts};
+use darkroom::service::{EmptyShelf, GenerationService, JobStream, ServiceOptions, ServiceParts};
 use darkroom::telemetry::Metrics;
 
 use super::job_store_bed::{Bed, OPTIONS, claim};
@@ -33,6 +33,7 @@ impl Watched {
             metrics: Arc::new(Metrics::new().unwrap()),
             clock: bed.clock.clone(),
             models: vec![super::model("tiny")],
+            loras: Arc::new(EmptyShelf),
         };
         let options = ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10 };
         Self { bed, events, service: Arc::new(GenerationService::new(parts, options)), _folder: folder }

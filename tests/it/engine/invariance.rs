@@ -11,7 +11,7 @@ use darkroom::diffusion::batching::{BatchCaps, Cost};
 use darkroom::diffusion::engine::{Drawing, EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
 use darkroom::domain::{
-    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, ModelInfo, RefinerDraft, RequestDraft,
+    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, LoraDraft, ModelInfo, RefinerDraft, RequestDraft,
     SizeConditioningDraft,
 };
 use darkroom::images::{GrayImage, RgbImage};
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::stepper::Stepper;
-use crate::support::drafts::{control, controlled_among, controlled_pipeline, pipeline};
+use crate::support::drafts::{control, controlled_among, controlled_pipeline, lora, pipeline};
 
 /// What happens to one job.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +115,7 @@ fn requests(pipelines: &[Arc<dyn Pipeline>], sides: [i64; 2], steps: std::ops::R
             guidance_rescale: Some([0.0, 0.7][(k / 4 % 2) as usize]),
             num_images: Some(1 + i64::from(k % 7 == 6)),
             seed: Some(i128::from(1000 + k)),
+            loras: loras(served[0].id.as_str(), k),
             // Their second pass is in batches of another size.
             hires: (k % 9 < 2).then(|| HiresDraft {
                 scale: Some(1.5),
@@ -151,6 +152,16 @@ fn requests(pipelines: &[Arc<dyn Pipeline>], sides: [i64; 2], steps: std::ops::R
         controlled_among(draft, start, controls.collect(), &served)
     };
     (0..24).map(make).collect()
+}
+
+/// Most have none; the others are of two sets, which share no forward.
+fn loras(model: &str, k: u64) -> Vec<LoraDraft> {
+    match (model, k % 4) {
+        ("tiny-sd", 2) => vec![lora("sd-kohya", 0.7)],
+        ("tiny-sd", 3) if k.is_multiple_of(3) => vec![lora("sd-attention", 0.5), lora("sd-lokr", -0.5)],
+        ("tiny-sdxl", 2) => vec![lora("sdxl-kohya", 0.8)],
+        _ => Vec::new(),
+    }
 }
 
 /// A picture and a mask that covers a part of it.

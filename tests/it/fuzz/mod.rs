@@ -6,6 +6,7 @@ use std::process::Command;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 mod images;
+mod loras;
 mod names;
 mod prompts;
 mod safetensors;

@@ -51,3 +51,6 @@ mod conditioning;
 
 // Textual inversion embeddings.
 mod embeddings;
+
+// LoRAs and their kin, in every style of file.
+mod loras;

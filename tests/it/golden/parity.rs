@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor};
 use darkroom::diffusion::engine::{EngineOptions, draw};
 use darkroom::diffusion::pipelines::{
-    self, Conditioning, ControlNet, EncodedPicture, ModelSource, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
-    StepInputs,
+    self, Adapted, Conditioning, ControlNet, EncodedPicture, ModelSource, Pipeline, Prompt, PromptEmbeds, PromptSide,
+    Result, StepInputs,
 };
 use darkroom::diffusion::samplers::SamplingPlan;
-use darkroom::domain::{DeviceSpec, GenerationRequest, ModelInfo, RequestDraft};
+use darkroom::domain::{DeviceSpec, GenerationRequest, Lora, ModelInfo, RequestDraft};
 use darkroom::images::RgbImage;
 use serde::Deserialize;
 
@@ -71,6 +71,10 @@ struct Kept {
 impl Pipeline for Kept {
     fn info(&self) -> &ModelInfo {
         self.inner.info()
+    }
+    fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted> {
+        assert!(loras.is_empty(), "it keeps the latents of its own decoder alone");
+        Ok(Adapted::plain(self))
     }
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         self.inner.encode_prompt(prompt)

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use darkroom::diffusion::engine::Drawing;
-use darkroom::diffusion::pipelines::{self, ControlNets, ModelSource, Pipeline};
+use darkroom::diffusion::pipelines::{self, ControlNets, LoraLibrary, ModelSource, Pipeline};
 use darkroom::domain::{
-    ControlDraft, DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, ModelInfo,
+    ControlDraft, DeviceSpec, GenerationRequest, ImageInputsDraft, InputImage, InputName, Limits, LoraDraft, ModelInfo,
     RequestDraft,
 };
 use darkroom::images::{Canvas, ControlPicture, Framing, GrayImage, Pixels, RgbImage};
@@ -22,16 +22,26 @@ pub(crate) fn control(model: &str, scale: f64, start: f64, end: f64) -> ControlD
     ControlDraft { model: Some(model.to_owned()), image: None, scale, start, end, is_faulty: false }
 }
 
-/// One of the tiny checkpoints, on the CPU, with the ControlNets of tests/fixtures.
+/// One of the tiny checkpoints, on the CPU, with the ControlNets and LoRAs of tests/fixtures.
 pub(crate) fn controlled_pipeline(style: &str) -> Arc<dyn Pipeline> {
     let controlnets = ControlNets::open(&fixtures().join("controlnets"), 4).expect("a fixture opens");
-    let source = ModelSource { controlnets, ..ModelSource::at(style, fixtures().join(style)) };
+    let source = ModelSource { controlnets, loras: loras(), ..ModelSource::at(style, fixtures().join(style)) };
     pipelines::load(&source, DeviceSpec::Cpu).expect("a fixture loads")
 }
 
-/// One of the tiny checkpoints, on the CPU.
+/// One of the tiny checkpoints, on the CPU, with the LoRAs of the fixtures.
 pub(crate) fn pipeline(style: &str) -> Arc<dyn Pipeline> {
-    let source = ModelSource::at(style, fixtures().join(style));
+    pipeline_with(style, fixtures().join("loras"))
+}
+
+fn loras() -> LoraLibrary {
+    LoraLibrary::new(Some(fixtures().join("loras")), Vec::new())
+}
+
+/// The same with the LoRAs of another folder.
+pub(crate) fn pipeline_with(style: &str, loras: PathBuf) -> Arc<dyn Pipeline> {
+    let loras = LoraLibrary::new(Some(loras), Vec::new());
+    let source = ModelSource { loras, ..ModelSource::at(style, fixtures().join(style)) };
     pipelines::load(&source, DeviceSpec::Cpu).expect("a fixture loads")
 }
 
@@ -47,9 +57,14 @@ pub(crate) fn draft(prompt: &str, seed: u64) -> RequestDraft {
     }
 }
 
-/// The draft, checked.
+/// A LoRA of this name.
+pub(crate) fn lora(name: &str, scale: f64) -> LoraDraft {
+    LoraDraft { name: Some(name.to_owned()), scale: Some(scale), ..LoraDraft::default() }
+}
+
+/// The draft, checked; the LoRAs that it names are taken to be there.
 pub(crate) fn checked(draft: RequestDraft, pipeline: &dyn Pipeline) -> GenerationRequest {
-    draft.validate(pipeline.info(), &Limits::default(), 0).expect("a valid draft")
+    checked_by(draft, std::slice::from_ref(pipeline.info()))
 }
 
 /// The draft, checked where all of these are served; the first of them draws.
@@ -58,7 +73,8 @@ pub(crate) fn checked_among(draft: RequestDraft, pipelines: &[Arc<dyn Pipeline>]
 }
 
 fn checked_by(draft: RequestDraft, served: &[ModelInfo]) -> GenerationRequest {
-    draft.validate_among(&served[0], served, &Limits::default(), 0).expect("a valid draft")
+    let loras = draft.loras.iter().filter_map(|lora| lora.name.clone()).collect();
+    draft.validate_among(&served[0], served, &Limits { loras, ..Limits::default() }, 0).expect("a valid draft")
 }
 
 fn infos(pipelines: &[Arc<dyn Pipeline>]) -> Vec<ModelInfo> {

@@ -41,12 +41,17 @@ pub(crate) fn table(style: &str) -> Table {
 
 /// A safetensors file of these tensors.
 pub(crate) fn write(path: &Path, tensors: &BTreeMap<String, Stored>) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes(tensors)).unwrap();
+}
+
+/// Its bytes.
+pub(crate) fn bytes(tensors: &BTreeMap<String, Stored>) -> Vec<u8> {
     let views: Vec<_> = tensors
         .iter()
         .map(|(name, stored)| (name, TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes).unwrap()))
         .collect();
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    safetensors::serialize(views, None).unwrap()
 }
 
 /// The tensors of a safetensors file.

@@ -4,10 +4,12 @@ use candle_core::{Result, Tensor};
 
 use super::Linear;
 use crate::diffusion::kernels::{scaled_dot_product, transposed};
+use crate::diffusion::models;
+use crate::diffusion::models::adapters::{LayerMut, Visit};
 use crate::diffusion::weights::{self, Weights};
 
 /// Attention of a transformer block: of a sequence to itself or to the text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CrossAttention {
     to_q: Linear,
     to_k: Linear,
@@ -26,6 +28,13 @@ impl CrossAttention {
             to_out: Linear::load(width, width, &w.pp("to_out.0"))?,
             heads,
         })
+    }
+
+    /// Shows each layer that adapters may change.
+    pub(in crate::diffusion::models) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        [&mut self.to_q, &mut self.to_k, &mut self.to_v, &mut self.to_out]
+            .into_iter()
+            .try_for_each(|linear| visit(LayerMut::Linear(linear)))
     }
 
     /// x: (N, L, width), context: (N, T, context) -> (N, L, width).

@@ -1,39 +1,109 @@
 //! Products with a weight matrix.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
 use crate::diffusion::kernels;
 use crate::diffusion::weights::{self, Weights};
 
-/// `y = x W^T + b`.
-#[derive(Debug)]
-pub struct Linear(kernels::PackedLinear);
+/// `y = x W^T + b`, and what adapters add to it. Cloning shares the weights.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    base: Arc<kernels::PackedLinear>,
+    sides: Sides,
+    /// As its network calls it.
+    name: Arc<str>,
+    added: Vec<AddedLinear>,
+}
+
+/// Numbers that go in and come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sides {
+    /// Features or channels of the input.
+    pub inputs: usize,
+    /// Of the output.
+    pub outputs: usize,
+}
+
+/// What an adapter adds to a product.
+#[derive(Clone, Debug)]
+enum AddedLinear {
+    /// `scale * up(down(x))`.
+    LowRank { down: Arc<kernels::PackedLinear>, up: Arc<kernels::PackedLinear>, scale: f64 },
+    /// A product with a matrix of the layer's own size.
+    Whole(Arc<kernels::PackedLinear>),
+}
+
+impl AddedLinear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::LowRank { down, up, scale } => up.forward(&down.forward(x)?)? * *scale,
+            Self::Whole(linear) => linear.forward(x),
+        }
+    }
+}
 
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` (outputs).
     pub fn load(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
-        Ok(Self::packed(w.get("weight", (outputs, inputs))?, w.get("bias", outputs)?))
+        Ok(Self::packed(w.get("weight", (outputs, inputs))?, w.get("bias", outputs)?, Sides { inputs, outputs }, w))
     }
 
     /// Reads `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs))?;
         let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
-        Ok(Self::packed(weight, bias))
+        Ok(Self::packed(weight, bias, Sides { inputs, outputs }, w))
     }
 
-    fn packed(weight: Tensor, bias: Tensor) -> Self {
-        Self(kernels::PackedLinear::new(weight, bias).expect("shapes were checked. This is a bug in layers."))
+    fn packed(weight: Tensor, bias: Tensor, sides: Sides, w: &Weights) -> Self {
+        let base = kernels::PackedLinear::new(weight, bias).expect("shapes were checked. This is a bug in layers.");
+        Self { base: Arc::new(base), sides, name: w.prefix().into(), added: Vec::new() }
     }
 
     /// x: (N, ..., inputs) -> (N, ..., outputs), N samples.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward(x)
+        let mut out = self.base.forward(x)?;
+        for added in &self.added {
+            out = (out + added.forward(x)?)?;
+        }
+        Ok(out)
+    }
+
+    /// As its network calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(in crate::diffusion::models) fn sides(&self) -> Sides {
+        self.sides
+    }
+
+    /// Adds `scale * up(down(x))`. down: (rank, inputs), up: (outputs, rank), bias: (outputs,).
+    pub(in crate::diffusion::models) fn add_low_rank(
+        &mut self,
+        down: Tensor,
+        (up, bias): (Tensor, Tensor),
+        scale: f64,
+    ) -> Result<()> {
+        let none = Tensor::zeros(down.dim(0)?, down.dtype(), down.device())?;
+        let down = Arc::new(kernels::PackedLinear::new(down, none)?);
+        let up = Arc::new(kernels::PackedLinear::new(up, bias)?);
+        self.added.push(AddedLinear::LowRank { down, up, scale });
+        Ok(())
+    }
+
+    /// Adds a product with a matrix (outputs, inputs).
+    pub(in crate::diffusion::models) fn add_whole(&mut self, weight: Tensor) -> Result<()> {
+        let none = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
+        self.added.push(AddedLinear::Whole(Arc::new(kernels::PackedLinear::new(weight, none)?)));
+        Ok(())
     }
 }
 
 /// Rows of a table by index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Embedding(Tensor);
 
 impl Embedding {
@@ -61,5 +131,37 @@ impl Embedding {
     /// The first `count` rows: (count, width).
     pub fn first(&self, count: usize) -> Result<Tensor> {
         self.0.narrow(0, 0, count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_row_with_adapters_is_the_same_alone() -> Result<()> {
+        let draw = |shape: (usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let zeros = |count: usize| Tensor::zeros(count, candle_core::DType::F32, &Device::Cpu);
+        let mut layer = Linear {
+            base: Arc::new(kernels::PackedLinear::new(draw((50, 70))?, zeros(50)?)?),
+            sides: Sides { inputs: 70, outputs: 50 },
+            name: "".into(),
+            added: Vec::new(),
+        };
+        let (base, x) = (layer.clone(), draw((93, 70))?);
+        let (down, up, whole) = (draw((3, 70))?, draw((50, 3))?, draw((50, 70))?);
+        layer.add_low_rank(down.clone(), (up.clone(), zeros(50)?), 0.3)?;
+        layer.add_whole(whole.clone())?;
+        let together = layer.forward(&x)?;
+        for row in [0, 7, 63, 64, 92] {
+            let alone = layer.forward(&x.narrow(0, row, 1)?)?;
+            assert_eq!(alone.to_vec2::<f32>()?[0], together.get(row)?.to_vec1::<f32>()?);
+        }
+        let added = (x.matmul(&down.t()?)?.matmul(&up.t()?)? * 0.3)? + x.matmul(&whole.t()?)?;
+        let off = (together - base.forward(&x)?)?.sub(&added?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-4, "{off}");
+        Ok(())
     }
 }

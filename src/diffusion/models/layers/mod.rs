@@ -10,8 +10,9 @@ mod time;
 
 pub use attention::{Attention, CrossAttention};
 pub use bands::{Bands, convolved_rows};
+pub(super) use conv::Window;
 pub use conv::{Conv2d, upsample_nearest};
-pub use linear::{Embedding, Linear};
+pub use linear::{Embedding, Linear, Sides};
 pub use norm::{GroupNorm, LayerNorm};
 pub use time::{guidance_embedding, timestep_embedding};
 

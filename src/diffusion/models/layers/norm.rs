@@ -7,7 +7,7 @@ use crate::diffusion::kernels;
 use crate::diffusion::weights::{self, Weights};
 
 /// Group normalisation (Wu & He 2018) over (N, C, ...), with SiLU fused where a network asks for both.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
@@ -43,7 +43,7 @@ impl GroupNorm {
 }
 
 /// Layer normalisation over the last dimension.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,

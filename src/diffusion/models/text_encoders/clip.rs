@@ -3,6 +3,7 @@
 use candle_core::{D, Device, Tensor};
 use serde::Deserialize;
 
+use crate::diffusion::models::adapters::{Adaptable, LayerMut, Visit};
 use crate::diffusion::models::layers::{Activation, Embedding, LayerNorm, Linear, scaled_dot_product};
 use crate::diffusion::models::{Result, require};
 use crate::diffusion::weights::{self, Weights};
@@ -70,7 +71,7 @@ impl ClipTextConfig {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layer {
     layer_norm1: LayerNorm,
     q: Linear,
@@ -96,6 +97,12 @@ impl Layer {
             fc1: Linear::load(width, inner, &w.pp("mlp.fc1"))?,
             fc2: Linear::load(inner, width, &w.pp("mlp.fc2"))?,
         })
+    }
+
+    fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.out, &mut self.fc1, &mut self.fc2]
+            .into_iter()
+            .try_for_each(|linear| visit(LayerMut::Linear(linear)))
     }
 
     fn forward(&self, x: &Tensor, mask: &Tensor, config: &ClipTextConfig) -> candle_core::Result<Tensor> {
@@ -124,7 +131,7 @@ impl ClipTextOutput {
 }
 
 /// Token ids to vectors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClipTextModel {
     config: ClipTextConfig,
     tokens: Embedding,
@@ -207,7 +214,7 @@ impl ClipTextModel {
 }
 
 /// The text model and a projection of its pooled vector into the space that words and pictures share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClipTextModelWithProjection {
     model: ClipTextModel,
     text_projection: Linear,
@@ -231,6 +238,19 @@ impl ClipTextModelWithProjection {
     /// last_hidden_state (N, L, width) of ids (N, L) u32 -> each text as a whole: (N, projection_dim) f32.
     pub fn project(&self, ids: &Tensor, last_hidden_state: &Tensor) -> Result<Tensor> {
         Ok(self.text_projection.forward(&self.model.pooled(ids, last_hidden_state)?)?)
+    }
+}
+
+impl Adaptable for ClipTextModel {
+    fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.each_layer(visit))
+    }
+}
+
+impl Adaptable for ClipTextModelWithProjection {
+    fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        self.model.each_layer(visit)?;
+        visit(LayerMut::Linear(&mut self.text_projection))
     }
 }
 

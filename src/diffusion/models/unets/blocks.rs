@@ -5,6 +5,8 @@ use candle_core::{Result, Tensor};
 use super::config::{Level, Mid, UNet2DConditionConfig};
 use super::resnet::{ResnetBlock, ResnetOptions};
 use super::transformer::Transformer2D;
+use crate::diffusion::models;
+use crate::diffusion::models::adapters::{LayerMut, Visit};
 use crate::diffusion::models::layers::{Conv2d, upsample_nearest};
 use crate::diffusion::weights::{self, Weights};
 
@@ -17,13 +19,18 @@ pub(super) struct Told<'a> {
 }
 
 /// Residual blocks, each followed by a transformer where the level attends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Layers {
     resnets: Vec<ResnetBlock>,
     attentions: Vec<Transformer2D>,
 }
 
 impl Layers {
+    fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        self.resnets.iter_mut().try_for_each(|resnet| resnet.each_layer(visit))?;
+        self.attentions.iter_mut().try_for_each(|attention| attention.each_layer(visit))
+    }
+
     fn step(&self, k: usize, x: &Tensor, told: &Told<'_>) -> Result<Tensor> {
         let x = self.resnets[k].forward(x, Some(told.time))?;
         match self.attentions.get(k) {
@@ -46,7 +53,7 @@ fn transformers(
     layers.unwrap_or_default().iter().enumerate().map(load).collect()
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct DownBlock {
     layers: Layers,
     downsample: Option<Conv2d>,
@@ -73,6 +80,12 @@ impl DownBlock {
         Ok(Self { layers, downsample: (!is_last).then(downsample).transpose()? })
     }
 
+    /// Shows each layer that adapters may change.
+    pub(super) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        self.layers.each_layer(visit)?;
+        self.downsample.iter_mut().try_for_each(|conv| visit(LayerMut::Conv2d(conv)))
+    }
+
     /// Pushes what the up path will take onto `skips`.
     pub(super) fn forward(&self, x: Tensor, told: &Told<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
         let mut x = x;
@@ -88,7 +101,7 @@ impl DownBlock {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MidBlock {
     first: ResnetBlock,
     /// A transformer and the second residual block; the plain kind has neither.
@@ -115,6 +128,15 @@ impl MidBlock {
         Ok(Some(Self { first: resnet(0)?, rest }))
     }
 
+    /// Shows each layer that adapters may change.
+    pub(super) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        self.first.each_layer(visit)?;
+        self.rest.iter_mut().try_for_each(|(attention, second)| {
+            attention.each_layer(visit)?;
+            second.each_layer(visit)
+        })
+    }
+
     pub(super) fn forward(&self, x: &Tensor, told: &Told<'_>) -> Result<Tensor> {
         let x = self.first.forward(x, Some(told.time))?;
         match &self.rest {
@@ -124,7 +146,7 @@ impl MidBlock {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct UpBlock {
     layers: Layers,
     upsample: Option<Conv2d>,
@@ -151,6 +173,12 @@ impl UpBlock {
         let attentions = transformers(level.up.as_deref(), level, config, w)?;
         let upsample = (k > 0).then(|| Conv2d::load(c, c, 3, &w.pp("upsamplers.0.conv"))).transpose()?;
         Ok(Self { layers: Layers { resnets, attentions }, upsample })
+    }
+
+    /// Shows each layer that adapters may change.
+    pub(super) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        self.layers.each_layer(visit)?;
+        self.upsample.iter_mut().try_for_each(|conv| visit(LayerMut::Conv2d(conv)))
     }
 
     pub(super) fn forward(&self, x: Tensor, told: &Told<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {

@@ -4,12 +4,13 @@ use candle_core::{D, Tensor};
 
 use super::config::UNet2DConditionConfig;
 use super::unet_2d_condition::UNetInputs;
+use crate::diffusion::models::adapters::{LayerMut, Visit};
 use crate::diffusion::models::layers::{Activation, Linear, guidance_embedding, timestep_embedding};
 use crate::diffusion::models::{Error, Result};
 use crate::diffusion::weights::{self, Weights};
 
 /// Two products with an activation between them (diffusers `TimestepEmbedding`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Projection {
     linear_1: Linear,
     linear_2: Linear,
@@ -23,13 +24,18 @@ impl Projection {
         })
     }
 
+    fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        visit(LayerMut::Linear(&mut self.linear_1))?;
+        visit(LayerMut::Linear(&mut self.linear_2))
+    }
+
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.linear_2.forward(&Activation::Silu.forward(&self.linear_1.forward(x)?)?)
     }
 }
 
 /// Of the timestep; of the guidance scale and of sizes and pooled prompt where the network takes them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TimeEmbedding {
     time: Projection,
     guidance: Option<Linear>,
@@ -46,6 +52,13 @@ impl TimeEmbedding {
             guidance: config.guidance_width.map(guidance).transpose()?,
             added: config.added.map(|added_to| added(added_to.inputs)).transpose()?,
         })
+    }
+
+    /// Shows each layer that adapters may change.
+    pub(super) fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        self.guidance.iter_mut().try_for_each(|linear| visit(LayerMut::Linear(linear)))?;
+        self.time.each_layer(visit)?;
+        self.added.iter_mut().try_for_each(|projection| projection.each_layer(visit))
     }
 
     /// (N, time_width), after the activation with which every block would begin.

@@ -2,10 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::diffusion::models;
+use crate::diffusion::models::adapters::{LayerMut, Visit};
 use crate::diffusion::models::layers::{Bands, Conv2d, GroupNorm, Linear, convolved_rows};
 use crate::diffusion::weights::{self, Weights};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::diffusion::models) struct ResnetBlock {
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -42,6 +44,14 @@ impl ResnetBlock {
                 .then(|| Conv2d::load(inputs, outputs, 1, &w.pp("conv_shortcut")))
                 .transpose()?,
         })
+    }
+
+    /// Shows each layer that adapters may change.
+    pub(in crate::diffusion::models) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        visit(LayerMut::Conv2d(&mut self.conv1))?;
+        self.time_emb_proj.iter_mut().try_for_each(|linear| visit(LayerMut::Linear(linear)))?;
+        visit(LayerMut::Conv2d(&mut self.conv2))?;
+        self.conv_shortcut.iter_mut().try_for_each(|conv| visit(LayerMut::Conv2d(conv)))
     }
 
     /// x: (N, inputs, H, W), time: (N, time_width) after its activation -> (N, outputs, H, W).

@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::config::Level;
+use crate::diffusion::models;
+use crate::diffusion::models::adapters::{LayerMut, Visit};
 use crate::diffusion::models::layers::{Conv2d, CrossAttention, GroupNorm, LayerNorm, Linear, geglu, transposed};
 use crate::diffusion::weights::{self, Weights};
 
@@ -10,13 +12,22 @@ use crate::diffusion::weights::{self, Weights};
 const LAYER_NORM_EPS: f64 = 1e-5;
 const GROUP_NORM_EPS: f64 = 1e-6;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Projection {
     Conv(Conv2d),
     Linear(Linear),
 }
 
-#[derive(Debug)]
+impl Projection {
+    fn layer(&mut self) -> LayerMut<'_> {
+        match self {
+            Self::Conv(conv) => LayerMut::Conv2d(conv),
+            Self::Linear(linear) => LayerMut::Linear(linear),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Transformer2D {
     norm: GroupNorm,
     proj_in: Projection,
@@ -51,6 +62,13 @@ impl Transformer2D {
         })
     }
 
+    /// Shows each layer that adapters may change.
+    pub(super) fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        visit(self.proj_in.layer())?;
+        self.blocks.iter_mut().try_for_each(|block| block.each_layer(visit))?;
+        visit(self.proj_out.layer())
+    }
+
     /// x: (N, C, H, W), context: (N, T, width) -> (N, C, H, W).
     pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
@@ -72,7 +90,7 @@ impl Transformer2D {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
     attn1: CrossAttention,
@@ -97,6 +115,13 @@ impl TransformerBlock {
             ff_in: Linear::load(c, 8 * c, &w.pp("ff.net.0.proj"))?,
             ff_out: Linear::load(4 * c, c, &w.pp("ff.net.2"))?,
         })
+    }
+
+    fn each_layer(&mut self, visit: Visit<'_>) -> models::Result<()> {
+        self.attn1.each_layer(visit)?;
+        self.attn2.each_layer(visit)?;
+        visit(LayerMut::Linear(&mut self.ff_in))?;
+        visit(LayerMut::Linear(&mut self.ff_out))
     }
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {

@@ -3,16 +3,17 @@
 use candle_core::Tensor;
 
 use super::blocks::{DownBlock, MidBlock, Told, UpBlock};
-use super::config::UNet2DConditionConfig;
+use super::config::{Level, UNet2DConditionConfig};
 use super::embedding::TimeEmbedding;
 use super::resnet::ResnetOptions;
 use crate::diffusion::kernels::among_workers;
 use crate::diffusion::models::Result;
+use crate::diffusion::models::adapters::{Adaptable, LayerMut, Visit};
 use crate::diffusion::models::layers::{Conv2d, GroupNorm};
-use crate::diffusion::weights::Weights;
+use crate::diffusion::weights::{NameMap, OriginalLevel, Weights, original_unet_names};
 
 /// Latents, timesteps and text to the network's prediction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UNet2DConditionModel {
     config: UNet2DConditionConfig,
     time: TimeEmbedding,
@@ -119,5 +120,21 @@ impl UNet2DConditionModel {
             x = block.forward(x, &told, &mut skips)?;
         }
         Ok(self.conv_out.forward(&self.norm_out.forward_silu(&x)?)?)
+    }
+}
+
+impl Adaptable for UNet2DConditionModel {
+    fn each_layer(&mut self, visit: Visit<'_>) -> Result<()> {
+        self.time.each_layer(visit)?;
+        visit(LayerMut::Conv2d(&mut self.conv_in))?;
+        self.down.iter_mut().try_for_each(|block| block.each_layer(visit))?;
+        self.mid.iter_mut().try_for_each(|block| block.each_layer(visit))?;
+        self.up.iter_mut().try_for_each(|block| block.each_layer(visit))?;
+        visit(LayerMut::Conv2d(&mut self.conv_out))
+    }
+
+    fn original_names(&self) -> NameMap {
+        let level = |level: &Level| OriginalLevel { layers: level.layers, attends_up: level.up.is_some() };
+        original_unet_names(&self.config.levels.iter().map(level).collect::<Vec<_>>())
     }
 }

@@ -26,6 +26,7 @@ pub use controlnet::ControlNetFile;
 use text::{Kind, Place, Tower};
 pub use tiny::TinyFile;
 use unet::UNet;
+pub use unet::{OriginalLevel, original_unet_names};
 pub use vae::VaeFile;
 
 /// What a checkpoint is a kind of.

@@ -17,6 +17,65 @@ pub(super) const RESNET: &[Row] = &[
     ("conv_shortcut", "skip_connection", View::Whole),
 ];
 
+/// What is of one resolution in a network that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginalLevel {
+    /// Residual blocks on the way down; one more on the way up.
+    pub layers: usize,
+    /// Whether those on the way up are followed by transformers.
+    pub attends_up: bool,
+}
+
+/// The original code's names for a network of these levels, the largest resolution first.
+pub fn original_unet_names(levels: &[OriginalLevel]) -> NameMap {
+    let mut names = NameMap::default();
+    outer(&mut names, str::to_owned);
+    let mut number = 1;
+    for (k, level) in levels.iter().enumerate() {
+        for j in 0..level.layers {
+            names.module(format!("down_blocks.{k}.resnets.{j}"), format!("input_blocks.{number}.0"), RESNET);
+            names.module(format!("down_blocks.{k}.attentions.{j}"), format!("input_blocks.{number}.1"), &[]);
+            number += 1;
+        }
+        if k + 1 < levels.len() {
+            names.module(format!("down_blocks.{k}.downsamplers.0.conv"), format!("input_blocks.{number}.0.op"), &[]);
+            number += 1;
+        }
+    }
+    let mut number = 0;
+    for (k, level) in levels.iter().rev().enumerate() {
+        for j in 0..=level.layers {
+            names.module(format!("up_blocks.{k}.resnets.{j}"), format!("output_blocks.{number}.0"), RESNET);
+            names.module(format!("up_blocks.{k}.attentions.{j}"), format!("output_blocks.{number}.1"), &[]);
+            number += 1;
+        }
+        if k + 1 < levels.len() {
+            let place = if level.attends_up { 2 } else { 1 };
+            let module = format!("output_blocks.{}.{place}.conv", number - 1);
+            names.module(format!("up_blocks.{k}.upsamplers.0.conv"), module, &[]);
+        }
+    }
+    names
+}
+
+/// What stands outside the down and up blocks.
+fn outer(names: &mut NameMap, stored: impl Fn(&str) -> String) {
+    for (asked, there, rows) in [
+        ("time_embedding.linear_1", "time_embed.0", &[] as &[Row]),
+        ("time_embedding.linear_2", "time_embed.2", &[]),
+        ("add_embedding.linear_1", "label_emb.0.0", &[]),
+        ("add_embedding.linear_2", "label_emb.0.2", &[]),
+        ("conv_in", "input_blocks.0.0", &[]),
+        ("conv_norm_out", "out.0", &[]),
+        ("conv_out", "out.2", &[]),
+        ("mid_block.resnets.0", "middle_block.0", RESNET),
+        ("mid_block.attentions.0", "middle_block.1", &[]),
+        ("mid_block.resnets.1", "middle_block.2", RESNET),
+    ] {
+        names.module(asked, stored(there), rows);
+    }
+}
+
 /// One resolution.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Level {
@@ -41,21 +100,8 @@ impl UNet {
     pub(super) fn read(keys: &Keys<'_>, (image_size, factor): (usize, usize)) -> Result<Self, String> {
         let mut names = NameMap::default();
         let stored = |rest: &str| format!("{MODULE}.{rest}");
-        for (asked, there) in [
-            ("time_embedding.linear_1", "time_embed.0"),
-            ("time_embedding.linear_2", "time_embed.2"),
-            ("add_embedding.linear_1", "label_emb.0.0"),
-            ("add_embedding.linear_2", "label_emb.0.2"),
-            ("conv_in", "input_blocks.0.0"),
-            ("conv_norm_out", "out.0"),
-            ("conv_out", "out.2"),
-        ] {
-            names.module(asked, stored(there), &[]);
-        }
+        outer(&mut names, stored);
         let down = down_path(keys, &mut names, &stored(""))?;
-        names.module("mid_block.resnets.0", stored("middle_block.0"), RESNET);
-        names.module("mid_block.attentions.0", stored("middle_block.1"), &[]);
-        names.module("mid_block.resnets.1", stored("middle_block.2"), RESNET);
         let mid_depth = keys.count(&stored("middle_block.1.transformer_blocks"))?;
         let up = up_path(keys, &mut names)?;
         let first_attention =
