@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::PromptSyntax;
-use super::request::Limits;
 use super::request_faults::Faults;
+use super::{Limits, PromptSyntax};
 
 /// A LoRA that there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

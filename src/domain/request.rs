@@ -20,8 +20,8 @@ use super::request_faults::Faults;
 use super::sampling::wire_names;
 use super::size_conditioning::{SizeConditioning, SizeConditioningDraft};
 use super::{
-    ControlDraft, ControlInput, FieldError, ImageFormat, ModelId, ModelInfo, NoiseSource, PromptSyntax, SamplerKind,
-    SigmaSchedule,
+    ControlDraft, ControlInput, FieldError, ImageFormat, Limits, ModelId, ModelInfo, NoiseSource, PromptSyntax,
+    SamplerKind, SigmaSchedule,
 };
 
 /// The largest seed a request may carry: 2^63 - 1, what every JSON reader with 64-bit integers can hold.
@@ -107,51 +107,6 @@ pub struct RequestDraft {
     pub expires_in: Option<i64>,
     /// The client's own words, handed back as they came.
     pub metadata: Option<Map<String, Value>>,
-}
-
-/// What the operator allows, beyond what a model can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most sampler steps.
-    pub max_steps: u32,
-    /// Most pictures a job.
-    pub max_num_images: u32,
-    /// Most pixels of one picture.
-    pub max_pixels: u64,
-    /// Most characters of a prompt.
-    pub max_prompt_chars: usize,
-    /// Most bytes of `metadata`, as JSON.
-    pub max_metadata_bytes: usize,
-    /// Most bytes of a picture's file that comes with a request.
-    pub max_input_bytes: usize,
-    /// Most pixels of a picture that comes with a request.
-    pub max_input_pixels: u64,
-    /// Most controls of a request.
-    pub max_controls: u32,
-    /// Longest `start_within` and `expires_in`, in seconds.
-    pub max_deadline_s: u32,
-    /// Most LoRAs a job.
-    pub max_loras: u32,
-    /// The names of the LoRAs that there are.
-    pub loras: Vec<String>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_steps: 150,
-            max_num_images: 16,
-            max_pixels: 1 << 22,
-            max_prompt_chars: 4_000,
-            max_metadata_bytes: 4_096,
-            max_input_bytes: 16 << 20,
-            max_input_pixels: 1 << 24,
-            max_controls: 4,
-            max_deadline_s: 7 * 24 * 3600,
-            max_loras: 8,
-            loras: Vec::new(),
-        }
-    }
 }
 
 /// How the pictures are encoded.

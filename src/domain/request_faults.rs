@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::request::{GenerationRequest, Limits, MAX_SEED};
+use super::request::{GenerationRequest, MAX_SEED};
 use super::size_conditioning::{MAX_SIZE, SizeConditioning, SizeConditioningDraft};
-use super::{FieldError, ModelInfo, NamedSampler, PromptSyntax, SamplerKind, SigmaSchedule, parse_a1111};
+use super::{FieldError, Limits, ModelInfo, NamedSampler, PromptSyntax, SamplerKind, SigmaSchedule, parse_a1111};
 
 /// Collects faults; each check returns a value to go on with, so that one fault does not hide the next.
 #[derive(Default)]
