@@ -8,7 +8,6 @@ use super::{ServeArgs, say};
 use crate::app::model_sources;
 use crate::diffusion::pipelines;
 use crate::diffusion::weights::{ComponentReport, FileReport, Inspection, inspect};
-use crate::domain::DeviceSpec;
 
 /// Flags of `models`.
 #[derive(Debug, Args)]
@@ -51,10 +50,9 @@ pub(super) fn models(args: ModelsArgs) -> Result<(), String> {
 fn served(args: ModelsArgs) -> Result<(), String> {
     let settings = args.settings.settings()?;
     for source in model_sources(&settings)? {
-        let pipeline = pipelines::load(&source, DeviceSpec::Cpu).map_err(|error| error.to_string())?;
-        let info = pipeline.info();
+        let info = pipelines::introduce(&source).map_err(|error| error.to_string())?.info;
         if args.json {
-            say(serde_json::to_string(info).map_err(|error| error.to_string())?)?;
+            say(serde_json::to_string(&info).map_err(|error| error.to_string())?)?;
             continue;
         }
         let defaults = &info.defaults;

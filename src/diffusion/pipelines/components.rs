@@ -1,36 +1,60 @@
 //! The parts of a checkpoint that several families have, read from their usual folders.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::adapted::Adapting;
 use super::card::ModelCard;
+use super::latents::{VaeConfig, VaeConfigs};
 use super::{Error, Prompt, Result};
 use crate::diffusion::models::adapters::Adaptable;
+use crate::diffusion::models::autoencoders::AutoencoderTinyConfig;
 use crate::diffusion::models::text_encoders::{
     ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput, ClipTokenizer, Window,
 };
 use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel};
 use crate::diffusion::models::{self};
 use crate::diffusion::samplers::TrainingSchedule;
-use crate::diffusion::weights::{Checkpoint, LoraTarget};
+use crate::diffusion::weights::{Checkpoint, LoraTarget, Weights};
 use crate::domain::{PromptSyntax, parse_a1111};
 
 /// Where parts are read from, and where their tensors go.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Components<'a> {
     pub checkpoint: &'a Checkpoint,
     pub device: &'a Device,
+    opened: RefCell<Vec<Weights>>,
 }
 
-impl Components<'_> {
+impl<'a> Components<'a> {
+    pub(super) fn of(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
+        Self { checkpoint, device, opened: RefCell::default() }
+    }
+
+    /// The tensors of a part, to be read.
+    pub(super) fn weights(&self, part: &str) -> Result<Weights> {
+        let weights = self.checkpoint.weights(part, self.device)?;
+        self.opened.borrow_mut().push(weights.clone());
+        Ok(weights)
+    }
+
+    /// What these parts take once they are read, in bytes.
+    pub(super) fn bytes(&self, parts: &[&str]) -> Result<u64> {
+        parts.iter().map(|part| Ok(self.checkpoint.weights(part, self.device)?.bytes())).sum()
+    }
+
+    /// What all tensors read so far take, in bytes.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.opened.borrow().iter().map(Weights::bytes_read).sum()
+    }
+
     /// What is wrong with a part, or how it does not fit the others.
     pub(super) fn fault<T>(&self, part: &str, reason: String) -> Result<T> {
         Err(Error::Unsupported { file: self.checkpoint.describe(part), reason })
     }
 
-    fn within(&self, part: &str) -> impl FnOnce(models::Error) -> Error {
+    pub(super) fn within(&self, part: &str) -> impl FnOnce(models::Error) -> Error {
         let file = self.checkpoint.describe(part);
         move |source| Error::Network { file, source: Box::new(source) }
     }
@@ -42,9 +66,29 @@ impl Components<'_> {
     }
 
     pub(super) fn unet(&self) -> Result<UNet2DConditionModel> {
-        let config = UNet2DConditionConfig::parse(self.checkpoint.json("unet/config.json")?);
-        let config = config.map_err(self.within("unet"))?;
-        UNet2DConditionModel::load(config, &self.checkpoint.weights("unet", self.device)?).map_err(self.within("unet"))
+        UNet2DConditionModel::load(self.unet_config()?, &self.weights("unet")?).map_err(self.within("unet"))
+    }
+
+    pub(super) fn unet_config(&self) -> Result<UNet2DConditionConfig> {
+        UNet2DConditionConfig::parse(self.checkpoint.json("unet/config.json")?).map_err(self.within("unet"))
+    }
+
+    /// Of `vae`, and of `vae_tiny` where there is one; checked.
+    pub(super) fn vae_configs(&self) -> Result<VaeConfigs> {
+        let (file, tiny_file) = ("vae/config.json", "vae_tiny/config.json");
+        let vae = VaeConfig::parse(self.checkpoint.json(file)?)
+            .map_err(|error| self.checkpoint.malformed(file, error.to_string()))?;
+        vae.check().map_err(self.within("vae"))?;
+        if !self.checkpoint.has(tiny_file) {
+            return Ok(VaeConfigs { vae, tiny: None });
+        }
+        let tiny: AutoencoderTinyConfig = self.checkpoint.json(tiny_file)?;
+        tiny.check_decoder().map_err(self.within("vae_tiny"))?;
+        let (given, channels) = (tiny.latent_channels(), vae.space().channels);
+        if given != channels as usize {
+            return self.fault(tiny_file, format!("its latents have {given} channels, those of `vae` {channels}"));
+        }
+        Ok(VaeConfigs { vae, tiny: Some(tiny) })
     }
 
     pub(super) fn schedule(&self) -> Result<TrainingSchedule> {
@@ -55,7 +99,7 @@ impl Components<'_> {
 
     /// A text encoder in folder `encoder` and its tokenizer in folder `tokenizer`.
     pub(super) fn text(&self, encoder: &str, tokenizer: &str) -> Result<TextReader<ClipTextModel>> {
-        let weights = self.checkpoint.weights(encoder, self.device)?;
+        let weights = self.weights(encoder)?;
         let model = ClipTextModel::load(self.text_config(encoder)?, &weights).map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, &model)?;
         self.embedded(encoder, (tokenizer, model))
@@ -67,7 +111,7 @@ impl Components<'_> {
         encoder: &str,
         tokenizer: &str,
     ) -> Result<TextReader<ClipTextModelWithProjection>> {
-        let weights = self.checkpoint.weights(encoder, self.device)?;
+        let weights = self.weights(encoder)?;
         let model = ClipTextModelWithProjection::load(self.text_config(encoder)?, &weights);
         let model = model.map_err(self.within(encoder))?;
         let tokenizer = self.tokenizer(tokenizer, model.model())?;
@@ -93,7 +137,7 @@ impl Components<'_> {
         Ok(TextReader { tokenizer: Arc::new(tokenizer), encoder })
     }
 
-    fn text_config(&self, encoder: &str) -> Result<ClipTextConfig> {
+    pub(super) fn text_config(&self, encoder: &str) -> Result<ClipTextConfig> {
         Ok(self.checkpoint.json(&format!("{encoder}/config.json"))?)
     }
 
@@ -193,13 +237,12 @@ impl<E: AsRef<ClipTextModel>> TextReader<E> {
         Ok(ReadWindow { ids, output, weights })
     }
 
-    /// Tokens of a text that it reads, the marks at both ends not counted.
-    pub(super) fn room(&self) -> usize {
-        self.encoder.as_ref().config().max_tokens() - 2
+    fn room(&self) -> usize {
+        room(self.encoder.as_ref().config())
     }
+}
 
-    /// Layers of its network.
-    pub(super) fn layers(&self) -> usize {
-        self.encoder.as_ref().config().num_hidden_layers()
-    }
+/// Tokens of a text that an encoder reads, the marks at both ends not counted.
+pub(super) fn room(encoder: &ClipTextConfig) -> usize {
+    encoder.max_tokens().saturating_sub(2)
 }

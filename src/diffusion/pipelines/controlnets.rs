@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use super::latents::LatentFormat;
 use super::{Error, Result, StepInputs};
 use crate::diffusion::models::unets::{
     ControlNetConfig, ControlNetModel, ControlNetOutput, UNet2DConditionConfig, UNetInputs, UNetResiduals,
 };
 use crate::diffusion::weights::Checkpoint;
-use crate::domain::{ControlNetInfo, ModelInfo};
+use crate::domain::{ControlNetInfo, LatentSpace, ModelInfo};
 use crate::images::RgbImage;
 
 /// A ControlNet on a device.
@@ -125,10 +124,10 @@ impl ControlNets {
     }
 
     /// Each with why it does not fit a model with this U-Net and these latents.
-    pub(super) fn for_model(&self, unet: &UNet2DConditionConfig, latents: &LatentFormat) -> Vec<ControlNetInfo> {
+    pub(super) fn for_model(&self, unet: &UNet2DConditionConfig, latents: &LatentSpace) -> Vec<ControlNetInfo> {
         let about = |found: &Found| ControlNetInfo {
             name: found.name.clone(),
-            misfit: found.config.misfit(unet, latents.channels(), latents.factor() as usize),
+            misfit: found.config.misfit(unet, latents.channels as usize, latents.factor as usize),
         };
         self.0.found.iter().map(about).collect()
     }

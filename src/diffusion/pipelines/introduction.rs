@@ -1,9 +1,9 @@
-//! What a loaded model tells of itself: its card first, then what its configs say, then what its family is used to.
+//! What a model tells of itself: its card first, then what its configs say, then what its family is used to. No weights are
+//! needed for it.
 
 use super::card::ModelCard;
-use super::latents::LatentFormat;
 use crate::diffusion::samplers::{SamplingPlan, TrainingSchedule};
-use crate::domain::{ModelDefaults, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
+use crate::domain::{LatentSpace, ModelDefaults, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
 
 /// What a family knows of its checkpoint.
 pub(super) struct Introduction<'a> {
@@ -19,7 +19,7 @@ pub(super) struct Introduction<'a> {
     pub inpainting: bool,
     pub size_conditioning: bool,
     pub schedule: &'a TrainingSchedule,
-    pub latents: &'a LatentFormat,
+    pub latents: LatentSpace,
 }
 
 /// Steps and guidance where neither request nor card says: those of diffusers' pipelines or of the papers.
@@ -31,7 +31,7 @@ struct Habits {
 
 impl Introduction<'_> {
     pub(super) fn info(self, card: &ModelCard) -> ModelInfo {
-        let factor = self.latents.factor();
+        let factor = self.latents.factor;
         let native = self.sample_size as u32 * factor;
         let supported = |kind, schedule| SamplingPlan::supports(self.schedule, kind, schedule);
         let samplers: Vec<SamplerKind> =
@@ -65,7 +65,7 @@ impl Introduction<'_> {
             size_conditioning: self.size_conditioning,
             inpainting: self.inpainting,
             controlnets: Vec::new(),
-            latents: self.latents.space(),
+            latents: self.latents,
             sha256: None,
             samplers,
             sigma_schedules,

@@ -3,14 +3,14 @@
 use candle_core::Tensor;
 use serde_json::Value;
 
+use super::Result;
 use super::card::ModelCard;
 use super::components::Components;
-use super::{Error, Result};
+use crate::diffusion::models::Result as ModelResult;
 use crate::diffusion::models::autoencoders::{
-    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, Posterior, TinyDecoder,
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, Posterior, TinyDecoder,
 };
-use crate::diffusion::models::unets::UNet2DConditionModel;
-use crate::diffusion::weights::Checkpoint;
+use crate::diffusion::models::unets::UNet2DConditionConfig;
 use crate::domain::{LatentRgb, LatentSpace};
 use crate::images::{Filter, RgbImage};
 
@@ -30,6 +30,7 @@ pub(super) struct LatentFormat {
     /// For previews, where the checkpoint has one besides.
     tiny: Option<TinyDecoder>,
     rgb: Option<LatentRgb>,
+    space: LatentSpace,
 }
 
 /// The autoencoder, by its configuration's class.
@@ -39,89 +40,71 @@ enum Vae {
     Tiny(Box<AutoencoderTiny>),
 }
 
+/// What the autoencoder is built from.
+#[derive(Debug)]
+pub(super) enum VaeConfig {
+    Kl(Box<AutoencoderKlConfig>),
+    Tiny(AutoencoderTinyConfig),
+}
+
+/// Of all autoencoders that a checkpoint has.
+#[derive(Debug)]
+pub(super) struct VaeConfigs {
+    pub vae: VaeConfig,
+    /// For previews.
+    pub tiny: Option<AutoencoderTinyConfig>,
+}
+
+impl VaeConfigs {
+    /// The latents that its networks share.
+    pub(super) fn space(&self) -> LatentSpace {
+        self.vae.space()
+    }
+
+    /// The folders that they stand in.
+    pub(super) fn parts(&self) -> &'static [&'static str] {
+        if self.tiny.is_some() { &["vae", "vae_tiny"] } else { &["vae"] }
+    }
+}
+
 /// Previews are at most so large, in pixels.
 const PREVIEW_SIDE: u32 = 512;
 
 impl LatentFormat {
     /// Reads `vae` of the checkpoint, and `vae_tiny` where there is one.
-    pub(super) fn load(checkpoint: &Checkpoint, card: &ModelCard, device: &candle_core::Device) -> Result<Self> {
-        let within = |part: &str| {
-            let file = checkpoint.describe(part);
-            move |source| Error::Network { file, source: Box::new(source) }
+    pub(super) fn load(components: &Components<'_>, card: &ModelCard) -> Result<Self> {
+        let configs = components.vae_configs()?;
+        let (space, weights) = (configs.space(), components.weights("vae")?);
+        let vae = match configs.vae {
+            VaeConfig::Kl(config) => AutoencoderKl::load(*config, &weights).map(|vae| Vae::Kl(Box::new(vae))),
+            VaeConfig::Tiny(config) => AutoencoderTiny::load(config, &weights).map(|vae| Vae::Tiny(Box::new(vae))),
         };
-        let class: Value = checkpoint.json("vae/config.json")?;
-        let weights = checkpoint.weights("vae", device)?;
-        let vae = if class["_class_name"] == "AutoencoderTiny" {
-            let vae = AutoencoderTiny::load(checkpoint.json("vae/config.json")?, &weights);
-            Vae::Tiny(Box::new(vae.map_err(within("vae"))?))
-        } else {
-            let vae = AutoencoderKl::load(checkpoint.json("vae/config.json")?, &weights);
-            Vae::Kl(Box::new(vae.map_err(within("vae"))?))
+        let vae = vae.map_err(components.within("vae"))?;
+        let tiny = match configs.tiny {
+            Some(config) => {
+                let tiny = TinyDecoder::load(config, &components.weights("vae_tiny")?);
+                Some(tiny.map_err(components.within("vae_tiny"))?)
+            }
+            None => None,
         };
-        let tiny = if checkpoint.has("vae_tiny/config.json") {
-            let weights = checkpoint.weights("vae_tiny", device)?;
-            let tiny = TinyDecoder::load(checkpoint.json("vae_tiny/config.json")?, &weights);
-            Some(tiny.map_err(within("vae_tiny"))?)
-        } else {
-            None
-        };
-        let channels = vae.latent_channels();
-        if let Some(given) =
-            tiny.as_ref().map(|tiny| tiny.config().latent_channels()).filter(|given| *given != channels)
-        {
-            let reason = format!("its latents have {given} channels, those of `vae` {channels}");
-            return Err(Error::Unsupported { file: checkpoint.describe("vae_tiny/config.json"), reason });
-        }
         let rgb = match (&card.latent_rgb_factors, card.latent_rgb_bias) {
-            (Some(factors), Some(bias)) if factors.len() == channels => {
+            (Some(factors), Some(bias)) if factors.len() == space.channels as usize => {
                 Some(LatentRgb { factors: factors.clone(), bias })
             }
             _ => None,
         };
-        Ok(Self { vae, tiny, rgb })
-    }
-
-    /// Whether the network takes and gives such latents, and whether it is shown a mask and the masked picture besides.
-    pub(super) fn fits(&self, components: &Components<'_>, unet: &UNet2DConditionModel) -> Result<Shown> {
-        let made = self.channels();
-        let (taken, given) = (unet.config().in_channels(), unet.config().out_channels());
-        match taken {
-            _ if given != made => {
-                let reason = format!("out_channels is {given}, the autoencoder's latents have {made}");
-                components.fault("unet/config.json", reason)
-            }
-            taken if taken == made => Ok(Shown::Latents),
-            taken if taken == 2 * made + 1 => Ok(Shown::Masked),
-            _ => {
-                let reason = format!(
-                    "in_channels is {taken}; the autoencoder's latents have {made}, with a mask and a masked picture {}",
-                    2 * made + 1
-                );
-                components.fault("unet/config.json", reason)
-            }
-        }
-    }
-
-    /// Channels of the latents.
-    pub(super) fn channels(&self) -> usize {
-        self.vae.latent_channels()
-    }
-
-    /// Picture pixels a latent pixel, each way.
-    pub(super) fn factor(&self) -> u32 {
-        self.vae.factor() as u32
+        Ok(Self { vae, tiny, rgb, space })
     }
 
     /// What they are, for people and for models that go on with them.
     pub(super) fn space(&self) -> LatentSpace {
-        let scaling_factor = self.vae.scaling_factor();
-        LatentSpace { channels: self.channels() as u32, factor: self.factor(), scaling_factor }
+        self.space
     }
 
     /// (C, h, w) for pictures of this size in pixels.
     pub(super) fn shape(&self, width: u32, height: u32) -> (usize, usize, usize) {
-        let factor = self.vae.factor();
-        (self.channels(), height as usize / factor, width as usize / factor)
+        let LatentSpace { channels, factor, .. } = self.space;
+        (channels as usize, (height / factor) as usize, (width / factor) as usize)
     }
 
     /// A picture (1, 3, H, W) f32 in [-1, 1] to its latents, or to their distribution.
@@ -159,25 +142,50 @@ impl LatentFormat {
     }
 }
 
-impl Vae {
-    fn latent_channels(&self) -> usize {
+impl VaeConfig {
+    /// By its class: an autoencoder that says none is diffusers' usual one.
+    pub(super) fn parse(json: Value) -> serde_json::Result<Self> {
+        Ok(if json["_class_name"] == "AutoencoderTiny" {
+            Self::Tiny(serde_json::from_value(json)?)
+        } else {
+            Self::Kl(Box::new(serde_json::from_value(json)?))
+        })
+    }
+
+    /// Whether its network can honour it.
+    pub(super) fn check(&self) -> ModelResult<()> {
         match self {
-            Self::Kl(vae) => vae.config().latent_channels(),
-            Self::Tiny(vae) => vae.config().latent_channels(),
+            Self::Kl(config) => config.check(),
+            Self::Tiny(config) => config.check(),
         }
     }
 
-    fn scaling_factor(&self) -> f64 {
-        match self {
-            Self::Kl(vae) => vae.config().scaling_factor(),
-            Self::Tiny(vae) => vae.config().scaling_factor(),
-        }
+    /// What latents it makes; it has been checked.
+    pub(super) fn space(&self) -> LatentSpace {
+        let (channels, factor, scaling_factor) = match self {
+            Self::Kl(config) => (config.latent_channels(), config.factor(), config.scaling_factor()),
+            Self::Tiny(config) => (config.latent_channels(), config.factor(), config.scaling_factor()),
+        };
+        LatentSpace { channels: channels as u32, factor: factor as u32, scaling_factor }
     }
+}
 
-    fn factor(&self) -> usize {
-        match self {
-            Self::Kl(vae) => vae.config().factor(),
-            Self::Tiny(vae) => vae.config().factor(),
+/// Whether the network takes and gives such latents, and whether it is shown a mask and the masked picture besides.
+pub(super) fn shown(components: &Components<'_>, latents: &LatentSpace, unet: &UNet2DConditionConfig) -> Result<Shown> {
+    let made = latents.channels as usize;
+    match (unet.in_channels(), unet.out_channels()) {
+        (_, given) if given != made => {
+            let reason = format!("out_channels is {given}, the autoencoder's latents have {made}");
+            components.fault("unet/config.json", reason)
+        }
+        (taken, _) if taken == made => Ok(Shown::Latents),
+        (taken, _) if taken == 2 * made + 1 => Ok(Shown::Masked),
+        (taken, _) => {
+            let reason = format!(
+                "in_channels is {taken}; the autoencoder's latents have {made}, with a mask and a masked picture {}",
+                2 * made + 1
+            );
+            components.fault("unet/config.json", reason)
         }
     }
 }

@@ -19,7 +19,7 @@ pub use adapted::Adapted;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
 pub use controlnets::{Control, ControlNet, ControlNets};
 pub use latents::EncodedPicture;
-pub use registry::{ModelPlace, ModelSource, load, supported_classes};
+pub use registry::{Introduced, ModelPlace, ModelSource, introduce, load, supported_classes};
 pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
@@ -44,6 +44,9 @@ pub trait Pipeline: Send + Sync {
     /// # Errors
     /// [`Error::Lora`]: a LoRA that there is none of, that is damaged, or that does not fit the model.
     fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted>;
+
+    /// Memory that it holds on its device: all weights, as they were loaded. What drawing takes besides is not counted.
+    fn bytes(&self) -> u64;
 
     /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;

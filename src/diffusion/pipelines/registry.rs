@@ -90,35 +90,78 @@ impl ModelSource {
     }
 }
 
+/// What is known of a model that is not loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Introduced {
+    /// What it will tell of itself.
+    pub info: ModelInfo,
+    /// About what [`Pipeline::bytes`] will be: tensors that it does not use are counted too.
+    pub bytes: u64,
+}
+
+/// Looks at a model without loading it: reads its configurations and the headers of its weights.
+///
+/// # Errors
+/// As [`load`]'s, where configurations and headers tell.
+pub fn introduce(source: &ModelSource) -> Result<Introduced> {
+    let checkpoint = source.checkpoint()?;
+    let (index, family) = family(&checkpoint)?;
+    let id = source.id.clone();
+    let introduced = match &family {
+        Family::StableDiffusion(class) => StableDiffusion::introduce(id, class, &checkpoint, &source.controlnets)?,
+        Family::StableDiffusionXl => StableDiffusionXl::introduce(id, &index, &checkpoint, &source.controlnets)?,
+    };
+    check_defaults(&introduced.info)?;
+    Ok(introduced)
+}
+
 /// Loads a model onto a device; its family is what `model_index.json` says in `_class_name`.
 ///
 /// # Errors
 /// The first fault of its files, naming file and tensor or key; a family or device that is not supported.
 pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline>> {
     let checkpoint = source.checkpoint()?;
-    let index: Value = checkpoint.json("model_index.json")?;
+    let (index, family) = family(&checkpoint)?;
     let device = open(device)?;
     let (id, adapters) = (source.id.clone(), Adapters::of(source.loras.clone()));
-    let pipeline: Arc<dyn Pipeline> = match index.get("_class_name").and_then(Value::as_str) {
-        Some(class) if STABLE_DIFFUSION.contains(&class) => {
+    let controlnets = source.controlnets.clone();
+    let pipeline: Arc<dyn Pipeline> = match &family {
+        Family::StableDiffusion(class) => {
             let mut loaded = StableDiffusion::load(id, class, &checkpoint, (device, adapters))?;
-            loaded.control_by(source.controlnets.clone());
+            loaded.control_by(controlnets);
             Arc::new(loaded)
         }
-        Some(class) if STABLE_DIFFUSION_XL.contains(&class) => {
+        Family::StableDiffusionXl => {
             let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, (device, adapters))?;
-            loaded.control_by(source.controlnets.clone());
+            loaded.control_by(controlnets);
             Arc::new(loaded)
-        }
-        other => {
-            return Err(Error::Unsupported {
-                file: checkpoint.describe("model_index.json"),
-                reason: format!("`_class_name` is {other:?}; supported: {}", supported_classes().join(", ")),
-            });
         }
     };
     check_defaults(pipeline.info())?;
     Ok(pipeline)
+}
+
+/// Which pipeline draws with a checkpoint.
+enum Family {
+    /// By diffusers' class.
+    StableDiffusion(String),
+    StableDiffusionXl,
+}
+
+/// `model_index.json`, and the family it names.
+fn family(checkpoint: &Checkpoint) -> Result<(Value, Family)> {
+    let file = "model_index.json";
+    let index: Value = checkpoint.json(file)?;
+    let family = match index.get("_class_name").and_then(Value::as_str) {
+        Some(class) if STABLE_DIFFUSION.contains(&class) => Family::StableDiffusion(class.to_owned()),
+        Some(class) if STABLE_DIFFUSION_XL.contains(&class) => Family::StableDiffusionXl,
+        other => {
+            let supported = supported_classes().join(", ");
+            let reason = format!("`_class_name` is {other:?}; supported: {supported}");
+            return Err(Error::Unsupported { file: checkpoint.describe(file), reason });
+        }
+    };
+    Ok((index, family))
 }
 
 /// What an operator or a card names as defaults must be what a request could ask for.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::adapted::{Adapted, Adapters};
-use super::components::{Components, TextReader};
+use super::components::{Components, TextReader, room};
 use super::controlnets::residuals;
 use super::introduction::Introduction;
-use super::latents::{LatentFormat, Shown};
+use super::latents::{LatentFormat, Shown, shown};
 use super::{
-    Conditioning, ControlNet, ControlNets, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Introduced, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
     StepInputs,
 };
-use crate::diffusion::models::text_encoders::ClipTextModel;
-use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
+use crate::diffusion::models::text_encoders::{ClipTextConfig, ClipTextModel};
+use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
 use crate::diffusion::weights::{Checkpoint, LoraTarget};
-use crate::domain::{GenerationRequest, Lora, ModelId, ModelInfo};
+use crate::domain::{GenerationRequest, LatentSpace, Lora, ModelId, ModelInfo};
 use crate::images::RgbImage;
 
 /// A loaded checkpoint.
@@ -29,6 +29,7 @@ pub struct StableDiffusion {
     latents: Arc<LatentFormat>,
     controlnets: ControlNets,
     schedule: TrainingSchedule,
+    bytes: u64,
     device: Device,
     adapters: Arc<Adapters>,
 }
@@ -52,21 +53,53 @@ impl StableDiffusion {
         (device, adapters): (Device, Arc<Adapters>),
     ) -> Result<Self> {
         let hashing = checkpoint.hashing();
-        let components = Components { checkpoint, device: &device };
-        let card = components.card()?;
+        let components = Components::of(checkpoint, &device);
         let text = components.text("text_encoder", "tokenizer")?;
         let unet = components.unet()?;
-        let latents = LatentFormat::load(checkpoint, &card, &device)?;
+        let latents = LatentFormat::load(&components, &components.card()?)?;
+        let (info, schedule) =
+            Self::outline(id, class, &components, (text.encoder.config(), unet.config(), latents.space()))?;
+        let info = ModelInfo { sha256: hashing.finish(), ..info };
+        let (latents, controlnets, bytes) = (Arc::new(latents), ControlNets::default(), components.bytes_read());
+        Ok(Self { info, text, unet, latents, controlnets, schedule, bytes, device, adapters })
+    }
+
+    /// What it would tell of itself, loaded; reads configurations and the headers of weights.
+    ///
+    /// # Errors
+    /// The first fault of them.
+    pub fn introduce(
+        id: ModelId,
+        class: &str,
+        checkpoint: &Checkpoint,
+        controlnets: &ControlNets,
+    ) -> Result<Introduced> {
+        let components = Components::of(checkpoint, &Device::Cpu);
+        let (text, unet, vae) =
+            (components.text_config("text_encoder")?, components.unet_config()?, components.vae_configs()?);
+        let (mut info, _) = Self::outline(id, class, &components, (&text, &unet, vae.space()))?;
+        info.controlnets = controlnets.for_model(&unet, &vae.space());
+        let bytes = components.bytes(&[&["text_encoder", "unet"], vae.parts()].concat())?;
+        Ok(Introduced { info, bytes })
+    }
+
+    /// Whether the components fit each other, what they make together, and how it was trained.
+    fn outline(
+        id: ModelId,
+        class: &str,
+        components: &Components<'_>,
+        (text, unet, latents): (&ClipTextConfig, &UNet2DConditionConfig, LatentSpace),
+    ) -> Result<(ModelInfo, TrainingSchedule)> {
         let mut schedule = components.schedule()?;
         if class == "StableDiffusionInpaintPipeline" {
             schedule = schedule.mended_for_inpainting();
         } else if !class.starts_with("LatentConsistencyModel") {
             schedule = schedule.mended_for_stable_diffusion();
         }
-        let shown = check(&components, &text, &unet, &latents)?;
+        let shown = check(components, text, unet, &latents)?;
         // OpenCLIP's encoder and linear projections came together.
-        let is_second = unet.config().uses_linear_projection();
-        let told = unet.config().is_told_guidance();
+        let is_second = unet.uses_linear_projection();
+        let told = unet.is_told_guidance();
         let about = match (told, shown) {
             (true, _) => "latent consistency model of the family Stable Diffusion",
             (_, Shown::Masked) => "inpainting checkpoint of Stable Diffusion",
@@ -76,23 +109,21 @@ impl StableDiffusion {
             id,
             family: if is_second { "stable-diffusion-2" } else { "stable-diffusion-1" },
             description: format!("A {about} {}.x.", if is_second { 2 } else { 1 }),
-            sample_size: unet.config().sample_size().unwrap_or(64),
-            prompt_tokens: text.room(),
-            max_clip_skip: text.layers().saturating_sub(1),
+            sample_size: unet.sample_size().unwrap_or(64),
+            prompt_tokens: room(text),
+            max_clip_skip: text.num_hidden_layers().saturating_sub(1),
             guidance_embedded: told,
             inpainting: shown == Shown::Masked,
             size_conditioning: false,
             schedule: &schedule,
-            latents: &latents,
+            latents,
         };
-        let info = ModelInfo { sha256: hashing.finish(), ..info.info(&card) };
-        let (latents, controlnets) = (Arc::new(latents), ControlNets::default());
-        Ok(Self { info, text, unet, latents, controlnets, schedule, device, adapters })
+        Ok((info.info(&components.card()?), schedule))
     }
 
     /// Lets requests name these ControlNets.
     pub(super) fn control_by(&mut self, controlnets: ControlNets) {
-        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents);
+        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents.space());
         self.controlnets = controlnets;
     }
 }
@@ -100,20 +131,20 @@ impl StableDiffusion {
 /// Whether the components fit each other.
 fn check(
     components: &Components<'_>,
-    text: &TextReader<ClipTextModel>,
-    unet: &UNet2DConditionModel,
-    latents: &LatentFormat,
+    text: &ClipTextConfig,
+    unet: &UNet2DConditionConfig,
+    latents: &LatentSpace,
 ) -> Result<Shown> {
     let file = "unet/config.json";
-    let (given, asked) = (text.encoder.config().hidden_size(), unet.config().context_width());
+    let (given, asked) = (text.hidden_size(), unet.context_width());
     if given != asked {
         return components
             .fault(file, format!("cross_attention_dim is {asked}, the text encoder's vectors have {given}"));
     }
-    if unet.config().added().is_some() {
+    if unet.added().is_some() {
         return components.fault(file, "addition_embed_type asks for a Stable Diffusion XL checkpoint".to_owned());
     }
-    latents.fits(components, unet)
+    shown(components, latents, unet)
 }
 
 impl Pipeline for StableDiffusion {
@@ -133,10 +164,15 @@ impl Pipeline for StableDiffusion {
                 latents: self.latents.clone(),
                 controlnets: self.controlnets.clone(),
                 schedule: self.schedule.clone(),
+                bytes: self.bytes,
                 device: self.device.clone(),
                 adapters: self.adapters.afresh(),
             }))
         })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

@@ -8,19 +8,21 @@ use candle_core::{D, Device, Tensor};
 use serde_json::Value;
 
 use super::adapted::{Adapted, Adapters};
-use super::components::{Components, TextReader};
+use super::components::{Components, TextReader, room};
 use super::controlnets::residuals;
 use super::introduction::Introduction;
-use super::latents::{LatentFormat, Shown};
+use super::latents::{LatentFormat, Shown, shown};
 use super::{
-    Conditioning, ControlNet, ControlNets, EncodedPicture, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Introduced, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
     StepInputs,
 };
-use crate::diffusion::models::text_encoders::{ClipTextModel, ClipTextModelWithProjection, ClipTextOutput};
-use crate::diffusion::models::unets::{UNet2DConditionModel, UNetInputs};
+use crate::diffusion::models::text_encoders::{
+    ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput,
+};
+use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel, UNetInputs};
 use crate::diffusion::samplers::{PlanRequest, SamplingPlan, TrainingSchedule};
 use crate::diffusion::weights::{Checkpoint, LoraTarget};
-use crate::domain::{GenerationRequest, Lora, ModelId, ModelInfo};
+use crate::domain::{GenerationRequest, LatentSpace, Lora, ModelId, ModelInfo};
 use crate::images::RgbImage;
 
 /// Layers left out at the end of each text encoder.
@@ -42,6 +44,7 @@ pub struct StableDiffusionXl {
     /// No negative prompt is a row of zeros instead of an empty text.
     zeros_for_empty_negative: bool,
     takes_aesthetic_score: bool,
+    bytes: u64,
     device: Device,
     adapters: Arc<Adapters>,
 }
@@ -65,35 +68,15 @@ impl StableDiffusionXl {
         (device, adapters): (Device, Arc<Adapters>),
     ) -> Result<Self> {
         let hashing = checkpoint.hashing();
-        let components = Components { checkpoint, device: &device };
-        let card = components.card()?;
-        let has_first = index["text_encoder"].get(1).is_some_and(|class| !class.is_null());
-        let text = has_first.then(|| components.text("text_encoder", "tokenizer")).transpose()?;
+        let components = Components::of(checkpoint, &device);
+        let text = has_first(index).then(|| components.text("text_encoder", "tokenizer")).transpose()?;
         let text_2 = components.text_with_projection("text_encoder_2", "tokenizer_2")?;
         let unet = components.unet()?;
-        let latents = LatentFormat::load(checkpoint, &card, &device)?;
-        let schedule = components.schedule()?;
-        let takes_aesthetic_score = index["requires_aesthetics_score"] == true;
-        check(&components, (text.as_ref(), &text_2), &unet, takes_aesthetic_score)?;
-        let shown = latents.fits(&components, &unet)?;
-        let layers = text.as_ref().map_or(usize::MAX, TextReader::layers).min(text_2.layers());
-        let about = if takes_aesthetic_score { "XL refiner" } else { "XL" };
-        let info = Introduction {
-            id,
-            family: if takes_aesthetic_score { "stable-diffusion-xl-refiner" } else { "stable-diffusion-xl" },
-            description: format!("A Stable Diffusion {about} checkpoint."),
-            sample_size: unet.config().sample_size().unwrap_or(128),
-            prompt_tokens: text_2.room(),
-            max_clip_skip: layers.saturating_sub(LAYERS_LEFT_OUT + 1),
-            guidance_embedded: unet.config().is_told_guidance(),
-            inpainting: shown == Shown::Masked,
-            size_conditioning: true,
-            schedule: &schedule,
-            latents: &latents,
-        };
-        let info = ModelInfo { sha256: hashing.finish(), ..info.info(&card) };
-        // diffusers' default, for bases and refiners that do not say.
-        let zeros_for_empty_negative = index["force_zeros_for_empty_prompt"] != false;
+        let latents = LatentFormat::load(&components, &components.card()?)?;
+        let texts = (text.as_ref().map(|text| text.encoder.config()), text_2.encoder.model().config());
+        let (info, schedule) = Self::outline(id, index, &components, (texts, unet.config(), latents.space()))?;
+        let info = ModelInfo { sha256: hashing.finish(), ..info };
+        let bytes = components.bytes_read();
         Ok(Self {
             info,
             text,
@@ -102,16 +85,69 @@ impl StableDiffusionXl {
             latents: Arc::new(latents),
             controlnets: ControlNets::default(),
             schedule,
-            zeros_for_empty_negative,
-            takes_aesthetic_score,
+            // diffusers' default, for bases and refiners that do not say.
+            zeros_for_empty_negative: index["force_zeros_for_empty_prompt"] != false,
+            takes_aesthetic_score: takes_aesthetic_score(index),
+            bytes,
             device,
             adapters,
         })
     }
 
+    /// What it would tell of itself, loaded; reads configurations and the headers of weights.
+    ///
+    /// # Errors
+    /// The first fault of them.
+    pub fn introduce(
+        id: ModelId,
+        index: &Value,
+        checkpoint: &Checkpoint,
+        controlnets: &ControlNets,
+    ) -> Result<Introduced> {
+        let components = Components::of(checkpoint, &Device::Cpu);
+        let text = has_first(index).then(|| components.text_config("text_encoder")).transpose()?;
+        let text_2 = components.text_config("text_encoder_2")?;
+        let (unet, vae) = (components.unet_config()?, components.vae_configs()?);
+        let (mut info, _) = Self::outline(id, index, &components, ((text.as_ref(), &text_2), &unet, vae.space()))?;
+        let first: &[&str] = if has_first(index) { &["text_encoder"] } else { &[] };
+        let bytes = components.bytes(&[first, &["text_encoder_2", "unet"], vae.parts()].concat())?;
+        info.controlnets = controlnets.for_model(&unet, &vae.space());
+        Ok(Introduced { info, bytes })
+    }
+
+    /// Whether the components fit each other, what they make together, and how it was trained.
+    fn outline(
+        id: ModelId,
+        index: &Value,
+        components: &Components<'_>,
+        (texts, unet, latents): (TextConfigs<'_>, &UNet2DConditionConfig, LatentSpace),
+    ) -> Result<(ModelInfo, TrainingSchedule)> {
+        let schedule = components.schedule()?;
+        let takes_aesthetic_score = takes_aesthetic_score(index);
+        check(components, texts, unet, takes_aesthetic_score)?;
+        let shown = shown(components, &latents, unet)?;
+        let (text, text_2) = texts;
+        let layers = text.map_or(usize::MAX, ClipTextConfig::num_hidden_layers).min(text_2.num_hidden_layers());
+        let about = if takes_aesthetic_score { "XL refiner" } else { "XL" };
+        let info = Introduction {
+            id,
+            family: if takes_aesthetic_score { "stable-diffusion-xl-refiner" } else { "stable-diffusion-xl" },
+            description: format!("A Stable Diffusion {about} checkpoint."),
+            sample_size: unet.sample_size().unwrap_or(128),
+            prompt_tokens: room(text_2),
+            max_clip_skip: layers.saturating_sub(LAYERS_LEFT_OUT + 1),
+            guidance_embedded: unet.is_told_guidance(),
+            inpainting: shown == Shown::Masked,
+            size_conditioning: true,
+            schedule: &schedule,
+            latents,
+        };
+        Ok((info.info(&components.card()?), schedule))
+    }
+
     /// Lets requests name these ControlNets.
     pub(super) fn control_by(&mut self, controlnets: ControlNets) {
-        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents);
+        self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents.space());
         self.controlnets = controlnets;
     }
 
@@ -131,31 +167,42 @@ impl StableDiffusionXl {
     }
 }
 
+/// Of the first text encoder, where there is one, and of the second.
+type TextConfigs<'a> = (Option<&'a ClipTextConfig>, &'a ClipTextConfig);
+
+/// Whether it has the first text encoder.
+fn has_first(index: &Value) -> bool {
+    index["text_encoder"].get(1).is_some_and(|class| !class.is_null())
+}
+
+fn takes_aesthetic_score(index: &Value) -> bool {
+    index["requires_aesthetics_score"] == true
+}
+
 /// Whether the components fit each other.
 fn check(
     components: &Components<'_>,
-    (text, text_2): (Option<&TextReader<ClipTextModel>>, &TextReader<ClipTextModelWithProjection>),
-    unet: &UNet2DConditionModel,
+    (text, text_2): TextConfigs<'_>,
+    unet: &UNet2DConditionConfig,
     takes_aesthetic_score: bool,
 ) -> Result<()> {
     let file = "unet/config.json";
-    let second = text_2.encoder.model().config();
-    let given = second.hidden_size() + text.map_or(0, |text| text.encoder.config().hidden_size());
-    let asked = unet.config().context_width();
+    let given = text_2.hidden_size() + text.map_or(0, ClipTextConfig::hidden_size);
+    let asked = unet.context_width();
     if given != asked {
         return components
             .fault(file, format!("cross_attention_dim is {asked}, the text encoders' vectors have {given} together"));
     }
     if let Some(text) = text
-        && text.room() != text_2.room()
+        && room(text) != room(text_2)
     {
-        let (first, second) = (text.room(), text_2.room());
+        let (first, second) = (room(text), room(text_2));
         return components
             .fault("text_encoder/config.json", format!("it reads {first} tokens, text_encoder_2 reads {second}"));
     }
     let expected = if takes_aesthetic_score { 5 } else { 6 };
-    let pooled = second.projection_dim();
-    match unet.config().added() {
+    let pooled = text_2.projection_dim();
+    match unet.added() {
         Some(added) if added.time_ids(pooled) == Some(expected) => Ok(()),
         Some(_) => components.fault(
             file,
@@ -188,10 +235,15 @@ impl Pipeline for StableDiffusionXl {
                 schedule: self.schedule.clone(),
                 zeros_for_empty_negative: self.zeros_for_empty_negative,
                 takes_aesthetic_score: self.takes_aesthetic_score,
+                bytes: self.bytes,
                 device: self.device.clone(),
                 adapters: self.adapters.afresh(),
             }))
         })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

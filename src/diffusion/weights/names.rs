@@ -77,6 +77,15 @@ impl NameMap {
         Some((joined(stored, rest), View::Whole))
     }
 
+    /// Whether the tensor of this name in the file is within a module.
+    pub(super) fn holds(&self, stored: &str) -> bool {
+        let within = |module: &str| match stored.strip_prefix(module) {
+            Some(rest) => module.is_empty() || rest.is_empty() || rest.starts_with('.'),
+            None => false,
+        };
+        self.modules.values().any(|(module, _)| within(module))
+    }
+
     /// Every module asked for, with its name in the file.
     pub fn modules(&self) -> impl Iterator<Item = (&str, &str)> {
         self.modules.iter().map(|(asked, (stored, _))| (asked.as_str(), stored.as_str()))
@@ -119,6 +128,8 @@ mod tests {
             assert_eq!(names.find(asked), Some((stored.to_owned(), view)), "{asked}");
         }
         assert_eq!(NameMap::default().find("a.b"), None);
+        let held = ["model.conv.weight", "positional", "positions", "modeller.conv"].map(|stored| names.holds(stored));
+        assert_eq!(held, [true, true, false, false]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Shape, Tensor};
 use half::{bf16, f16};
@@ -84,7 +85,12 @@ struct Files {
     /// From the names asked for to those in the file; `None` where they are the same.
     names: Option<NameMap>,
     device: Device,
+    /// Bytes of the tensors that were asked for.
+    read: AtomicU64,
 }
+
+/// Bytes of a number once it is read: whatever it is stored as, it is read as f32.
+const NUMBER: usize = size_of::<f32>();
 
 /// The tensors of one component below a name prefix; cloning is cheap.
 #[derive(Clone)]
@@ -112,7 +118,8 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files: Arc::new(Files { shards, index, names, device: device.clone() }), prefix: String::new() })
+        let files = Files { shards, index, names, device: device.clone(), read: AtomicU64::new(0) };
+        Ok(Self { files: Arc::new(files), prefix: String::new() })
     }
 
     /// The weights one name further down.
@@ -135,6 +142,18 @@ impl Weights {
     /// The device tensors are placed on.
     pub fn device(&self) -> &Device {
         &self.files.device
+    }
+
+    /// What the component's tensors take once they are read, in bytes; told from the headers.
+    pub fn bytes(&self) -> u64 {
+        let is_of_it = |tensor: &&TensorInfo| self.files.names.as_ref().is_none_or(|names| names.holds(&tensor.name));
+        let tensors = self.files.shards.iter().flat_map(|shard| &shard.header.tensors).filter(is_of_it);
+        tensors.map(|tensor| (tensor.elements() * NUMBER) as u64).sum()
+    }
+
+    /// What the tensors that were read so far take, in bytes; one that was read twice counts twice.
+    pub fn bytes_read(&self) -> u64 {
+        self.files.read.load(Ordering::Relaxed)
     }
 
     fn full(&self, name: &str) -> String {
@@ -191,6 +210,7 @@ impl Weights {
         if let (View::Transposed, [rows, columns]) = (view, shape.dims()) {
             values = (0..rows * columns).map(|at| values[at % columns * rows + at / columns]).collect();
         }
+        self.files.read.fetch_add((values.len() * NUMBER) as u64, Ordering::Relaxed);
         let failed = |error: candle_core::Error| Error::Device { file, tensor, reason: error.to_string() };
         Tensor::from_vec(values, shape, &self.files.device).map_err(failed)
     }

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use super::server::{darkroom, tiny_sd};
+use crate::support::drafts::copy_folder;
 
 /// Serves a copy of tiny-sd that `spoil` has been at; what was said on standard error.
 fn refused(spoil: impl FnOnce(&Path)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
-    copy(&tiny_sd(), &model);
+    copy_folder(&tiny_sd(), &model);
     spoil(&model);
     let mut command = darkroom();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("data"));
@@ -18,18 +19,6 @@ fn refused(spoil: impl FnOnce(&Path)) -> String {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(!told.contains("panicked"), "{told}");
     told
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name));
-        } else {
-            fs::copy(path, to.join(name)).unwrap();
-        }
-    }
 }
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";

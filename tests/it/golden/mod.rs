@@ -46,6 +46,9 @@ mod pipeline;
 // The same weights in one file, in shards, in variants, with another autoencoder.
 mod single_files;
 
+// What is told of a model that is not loaded.
+mod introduced;
+
 // What a request says besides: guidance in detail, noise.
 mod conditioning;
 

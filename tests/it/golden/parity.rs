@@ -76,6 +76,9 @@ impl Pipeline for Kept {
         assert!(loras.is_empty(), "it keeps the latents of its own decoder alone");
         Ok(Adapted::plain(self))
     }
+    fn bytes(&self) -> u64 {
+        self.inner.bytes()
+    }
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         self.inner.encode_prompt(prompt)
     }

@@ -12,7 +12,7 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::drafts::{checked, fixtures};
+use crate::support::drafts::{checked, copy_folder, fixtures};
 use crate::support::single_files::{Stored, Table, Tensors, read_folder, table, write};
 
 /// A picture of every kind of row: guided, and not.
@@ -405,17 +405,5 @@ fn shards_and_variants_are_read_as_the_plain_files() {
         std::fs::write(&index, broken.to_string()).unwrap();
         let told = refusal(&at(None));
         assert!(told.contains("unet") && told.contains(part), "`{part}` in: {told}");
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
     }
 }

@@ -146,9 +146,17 @@ fn what_is_no_tiny_autoencoder_or_does_not_fit_is_told() {
     assert!(error.contains("decoder.layers.0.weight"), "{error}");
     let error = told(source(None, Some(fixtures().join("noise"))));
     assert!(error.contains("no config.json"), "{error}");
-    let mut wide = source(None, Some(fixtures().join("taesd")));
-    wide.changes.patches.insert("vae_tiny/config.json".to_owned(), serde_json::json!({"latent_channels": 16}));
-    assert!(told(wide).contains("[8, 16, 3, 3]"), "the shapes of the file are not those of its config");
+    for (patch, part) in [
+        // The shapes of the file are not those of its config.
+        (serde_json::json!({"decoder_block_out_channels": [16, 16, 16]}), "[16, 4, 3, 3]"),
+        // And a config alone may not fit the other autoencoder's.
+        (serde_json::json!({"latent_channels": 16}), "its latents have 16 channels, those of `vae` 4"),
+    ] {
+        let mut wide = source(None, Some(fixtures().join("taesd")));
+        wide.changes.patches.insert("vae_tiny/config.json".to_owned(), patch);
+        let error = told(wide);
+        assert!(error.contains(part), "{part} in: {error}");
+    }
     for (key, value, part) in [
         ("upsample_fn", serde_json::json!("bilinear"), "nearest"),
         ("act_fn", serde_json::json!("elu"), "relu"),

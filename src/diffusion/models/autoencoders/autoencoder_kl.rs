@@ -97,7 +97,11 @@ impl AutoencoderKlConfig {
         Ok(Some((of_channels(mean)?, of_channels(std)?)))
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether this network can honour it.
+    ///
+    /// # Errors
+    /// The first key whose value it cannot, with what it supports.
+    pub fn check(&self) -> Result<()> {
         let blocks = self.block_out_channels.len();
         require((1..=8).contains(&blocks), "block_out_channels", &self.block_out_channels, "1 to 8 blocks")?;
         let divides = self.block_out_channels.iter().all(|channels| channels % self.norm_num_groups.max(1) == 0);

@@ -76,8 +76,20 @@ impl AutoencoderTinyConfig {
         Ok(((latents / self.scaling_factor)? + self.shift_factor.unwrap_or(0.0))?)
     }
 
-    /// What the decoder says; the activation.
-    fn check(&self) -> Result<Activation> {
+    /// Whether both halves can honour it.
+    ///
+    /// # Errors
+    /// The first key whose value they cannot, with what they support.
+    pub fn check(&self) -> Result<()> {
+        self.check_decoder()?;
+        self.check_encoder()
+    }
+
+    /// The same of the decoder alone; the activation.
+    ///
+    /// # Errors
+    /// As [`AutoencoderTinyConfig::check`]'s.
+    pub fn check_decoder(&self) -> Result<Activation> {
         let (stages, channels) = (&self.num_decoder_blocks, &self.decoder_block_out_channels);
         require((1..=8).contains(&stages.len()), "num_decoder_blocks", stages, "1 to 8 stages")?;
         alike("decoder_block_out_channels", channels, stages)?;
@@ -177,7 +189,7 @@ pub struct TinyDecoder {
 impl TinyDecoder {
     /// Reads `decoder` alone.
     pub fn load(config: AutoencoderTinyConfig, w: &Weights) -> Result<Self> {
-        let activation = config.check()?;
+        let activation = config.check_decoder()?;
         let (w, channels) = (w.pp("decoder.layers"), config.decoder_block_out_channels[0]);
         let first = Conv2d::load(config.latent_channels, channels, 3, &w.pp(0))?;
         let mut layers = vec![Layer::Conv(first, Some(activation))];
@@ -222,7 +234,7 @@ pub struct AutoencoderTiny {
 impl AutoencoderTiny {
     /// Reads every tensor the configuration names.
     pub fn load(config: AutoencoderTinyConfig, w: &Weights) -> Result<Self> {
-        let activation = config.check()?;
+        let activation = config.check_decoder()?;
         config.check_encoder()?;
         let (layers, channels) = (w.pp("encoder.layers"), config.encoder_block_out_channels[0]);
         let mut encoder = vec![Layer::Conv(Conv2d::load(config.in_channels, channels, 3, &layers.pp(0))?, None)];
