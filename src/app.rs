@@ -1,15 +1,16 @@
 //! Composition root: Settings -> App; the only room that picks concrete stores and pipelines.
 
 mod loras;
+mod memory;
 mod models;
 
 pub use loras::{Shelf, lora_folder};
-pub use models::{model_source, model_sources};
+pub use models::{Offer, model_source, offers, served};
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -17,13 +18,13 @@ use tokio::net::TcpListener;
 use crate::config::Settings;
 use crate::diffusion::batching::BatchCaps;
 use crate::diffusion::engine::{EngineOptions, FaultHook};
-use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource, Pipeline};
+use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource};
 use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::{JobStore, MemoryStore, SqliteStore, StoreOptions};
-use crate::dispatch::workers::{Loader, PoolParts, WorkerOptions, WorkerPool};
-use crate::domain::{BatchingPolicy, Clock, DeviceSpec, SystemClock};
+use crate::dispatch::workers::{LoadFailure, Loader, PoolParts, WorkerOptions, WorkerPool};
+use crate::domain::{BatchingPolicy, Clock, DeviceSpec, ModelId, SystemClock};
 use crate::http::{self, HttpOptions};
 use crate::service::{GenerationService, ServiceOptions, ServiceParts};
 use crate::telemetry::Metrics;
@@ -45,7 +46,12 @@ pub enum Storage {
 pub struct Seams {
     /// Makes named points of the engine fail.
     pub fault: Option<FaultHook>,
+    /// Called before a model is loaded, on the thread that loads it.
+    pub load: Option<LoadHook>,
 }
+
+/// See [`Seams::load`].
+pub type LoadHook = Arc<dyn Fn(&ModelId) + Send + Sync>;
 
 /// Everything one process runs.
 pub struct App {
@@ -80,15 +86,13 @@ impl App {
             metrics: metrics.clone(),
         };
         let library = LoraLibrary::new(lora_folder(settings)?, Vec::new());
-        let mut sources = model_sources(settings)?;
+        let (mut sources, served): (Vec<ModelSource>, Vec<_>) = served(offers(settings)?)?.into_iter().unzip();
         sources.iter_mut().for_each(|source| source.loras = library.clone());
-        let pool = WorkerPool::start(parts, worker_options(settings, seams), loader(sources))
+        let loader = loader(sources, seams.load.clone());
+        let pool = WorkerPool::start(parts, worker_options(settings, seams), served, loader)
             .await
             .map_err(|e| e.to_string())?;
         let models = pool.models().to_vec();
-        for model in &models {
-            tracing::info!(model.id = %model.id, family = %model.family, "model loaded");
-        }
         let options = ServiceOptions {
             limits: settings.limits.limits(),
             max_queued: settings.queue.max_queued,
@@ -189,31 +193,44 @@ pub async fn migrate(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Loads every model onto a device; workers on one device share what is loaded.
-fn loader(sources: Vec<ModelSource>) -> Loader {
-    let loaded: Mutex<HashMap<DeviceSpec, Vec<Arc<dyn Pipeline>>>> = Mutex::default();
-    Arc::new(move |device| {
-        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = loaded.get(&device) {
-            return Ok(known.clone());
+/// Loads a served model onto a device.
+fn loader(sources: Vec<ModelSource>, hook: Option<LoadHook>) -> Loader {
+    let sources: HashMap<ModelId, ModelSource> =
+        sources.into_iter().map(|source| (source.id.clone(), source)).collect();
+    Arc::new(move |model, device| {
+        if let Some(hook) = &hook {
+            hook(model);
         }
-        let models =
-            sources.iter().map(|source| pipelines::load(source, device)).collect::<pipelines::Result<Vec<_>>>()?;
-        loaded.insert(device, models.clone());
-        Ok(models)
+        let source = sources.get(model).expect("workers load what is served. This is a bug in app.");
+        pipelines::load(source, device).map_err(|error| {
+            let told = error.to_string();
+            LoadFailure { public: source.without_folders(&told), told }
+        })
     })
 }
 
 fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
-    let workers = &settings.workers;
+    let devices: Vec<DeviceSpec> = settings.workers.devices.iter().filter_map(|device| device.parse().ok()).collect();
     WorkerOptions {
         // Unique among replicas and restarts: a lease of the process before is not this one's.
         node: uuid::Uuid::now_v7().to_string(),
-        devices: workers.devices.iter().filter_map(|device| device.parse().ok()).collect(),
+        memory_budgets: memory_budgets(settings, &devices),
+        devices,
         engine: engine_options(settings, seams),
         lease: Duration::from_secs(settings.queue.lease_s),
         poll: POLL,
     }
+}
+
+/// Most bytes of weights on each device; none where there is no bound.
+fn memory_budgets(settings: &Settings, devices: &[DeviceSpec]) -> HashMap<DeviceSpec, u64> {
+    let told = Some(settings.models.memory_budget_mb.saturating_mul(1 << 20)).filter(|bytes| *bytes > 0);
+    let usual = |device: DeviceSpec| match device {
+        // What is left is for drawing and for the rest of the process.
+        DeviceSpec::Cpu => memory::bytes().map(|bytes| bytes / 5 * 4),
+        DeviceSpec::Cuda(_) => None,
+    };
+    devices.iter().filter_map(|device| Some((*device, told.or_else(|| usual(*device))?))).collect()
 }
 
 /// How engines of these settings work.

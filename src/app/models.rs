@@ -1,39 +1,97 @@
 //! Which models there are: built-in ones, described ones (`config/models/*.toml`), those found in `models.dir`, and what is
 //! named by its path.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, to_value};
 
 use crate::config::{Fault, ModelFile, Settings};
-use crate::diffusion::pipelines::{self, Changes, ControlNets, ModelSource};
+use crate::diffusion::pipelines::{self, Changes, ControlNets, Introduced, ModelSource};
+use crate::dispatch::workers::{Loads, ServedModel};
+use crate::domain::{ModelId, ModelLoad};
 
 /// Stands in `models.serve` for every described and found model that is not named otherwise.
 const ALL_OTHERS: &str = "*";
+
+/// A model to serve.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Where it comes from.
+    pub source: ModelSource,
+    /// When it is loaded.
+    pub load: ModelLoad,
+    /// Found in `models.dir`, and neither named nor described.
+    is_found: bool,
+}
 
 /// The models to serve, in order; the first is the default.
 ///
 /// # Errors
 /// A text that names no model, two models of one name, or faults of descriptions, all of them.
-pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
+pub fn offers(settings: &Settings) -> Result<Vec<Offer>, String> {
     let catalog = Catalog::read(settings)?;
-    let mut sources: Vec<ModelSource> = Vec::new();
+    let mut offers: Vec<Offer> = Vec::new();
     let serve = &settings.models.serve;
     for text in serve {
         if text == ALL_OTHERS {
-            let others = catalog.models.iter().filter(|other| !serve.iter().any(|named| named == other.id.as_str()));
-            sources.extend(others.cloned().map(|other| catalog.embedded(other)));
+            let is_named = |other: &&Known| serve.iter().any(|named| named == other.source.id.as_str());
+            let others = catalog.models.iter().filter(|other| !is_named(other)).cloned();
+            offers.extend(others.map(|other| catalog.offer(other, settings.models.load)));
         } else {
-            sources.push(catalog.find(text).map_err(|error| format!("models.serve: {error}"))?);
+            let named =
+                Known { is_found: false, ..catalog.find(text).map_err(|error| format!("models.serve: {error}"))? };
+            offers.push(catalog.offer(named, settings.models.load));
         }
     }
-    if sources.is_empty() {
+    if offers.is_empty() {
         return Err("models.serve: no model is named, described or found".to_owned());
     }
-    match repeated(&sources) {
+    match repeated(offers.iter().map(|offer| &offer.source)) {
         Some(id) => Err(format!("models.serve: two models are called `{id}`")),
-        None => Ok(sources),
+        None => Ok(offers),
     }
+}
+
+impl Offer {
+    /// What is known of it unloaded. `None` for one that is only found and does not tell what it is, which is logged: of a
+    /// folder of many, one damaged file is no reason not to serve the others.
+    ///
+    /// # Errors
+    /// Its first fault, as a sentence naming the file.
+    pub fn introduced(&self) -> Result<Option<Introduced>, String> {
+        match pipelines::introduce(&self.source) {
+            Ok(introduced) => Ok(Some(introduced)),
+            Err(error) if self.is_found => {
+                tracing::warn!(model.id = %self.source.id, %error, "a model that was found is left out");
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What workers are told of these models, and where each comes from.
+///
+/// # Errors
+/// The first that does not tell what it is, unless it is only found; none are left.
+pub fn served(offers: Vec<Offer>) -> Result<Vec<(ModelSource, ServedModel)>, String> {
+    let mut served = Vec::new();
+    for offer in offers {
+        let loads = match offer.load {
+            ModelLoad::Start => Loads::AtStart,
+            ModelLoad::FirstUse => match offer.introduced()? {
+                Some(introduced) => Loads::AtFirstUse(Box::new(introduced)),
+                None => continue,
+            },
+        };
+        let id = offer.source.id.clone();
+        served.push((offer.source, ServedModel { id, loads }));
+    }
+    if served.is_empty() {
+        return Err("models.serve: no model that was found can be served".to_owned());
+    }
+    Ok(served)
 }
 
 /// One model, by what an operator writes: a described or found model's id, a built-in one's, or a path.
@@ -41,12 +99,22 @@ pub fn model_sources(settings: &Settings) -> Result<Vec<ModelSource>, String> {
 /// # Errors
 /// A text that names no model, or faults of descriptions.
 pub fn model_source(settings: &Settings, text: &str) -> Result<ModelSource, String> {
-    Catalog::read(settings)?.find(text)
+    let catalog = Catalog::read(settings)?;
+    Ok(catalog.embedded(catalog.find(text)?.source))
+}
+
+/// A described or found model.
+#[derive(Clone)]
+struct Known {
+    source: ModelSource,
+    /// As its description says.
+    load: Option<ModelLoad>,
+    is_found: bool,
 }
 
 /// Described and found models.
 struct Catalog {
-    models: Vec<ModelSource>,
+    models: Vec<Known>,
     /// Of every model.
     embeddings: Option<PathBuf>,
     /// The same.
@@ -56,7 +124,7 @@ struct Catalog {
 impl Catalog {
     fn read(settings: &Settings) -> Result<Self, String> {
         let files = ModelFile::read_all(&settings.models.descriptions).map_err(|faults| told(&faults))?;
-        let mut models: Vec<ModelSource> = files.into_iter().map(described).collect::<Result<_, _>>()?;
+        let mut models: Vec<Known> = files.into_iter().map(described).collect::<Result<_, _>>()?;
         let dir = settings.models_dir();
         // The folder that nobody named need not be there.
         if !settings.models.dir.as_os_str().is_empty() || dir.is_dir() {
@@ -65,10 +133,10 @@ impl Catalog {
                 tracing::warn!(path = %path.display(), reason, "no model");
             }
             for path in found.models {
-                models.push(beside(&path)?);
+                models.push(Known { is_found: true, ..beside(&path)? });
             }
         }
-        match repeated(&models) {
+        match repeated(models.iter().map(|known| &known.source)) {
             Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
             None => {
                 Ok(Self { models, embeddings: Self::embeddings(settings)?, controlnets: Self::controlnets(settings)? })
@@ -101,32 +169,40 @@ impl Catalog {
         source
     }
 
-    fn find(&self, text: &str) -> Result<ModelSource, String> {
-        if let Some(known) = self.models.iter().find(|known| known.id.as_str() == text) {
-            return Ok(self.embedded(known.clone()));
+    /// As its description says; else at first use where it is only found, else as `usual`.
+    fn offer(&self, known: Known, usual: ModelLoad) -> Offer {
+        let load = known.load.unwrap_or(if known.is_found { ModelLoad::FirstUse } else { usual });
+        Offer { source: self.embedded(known.source), load, is_found: known.is_found }
+    }
+
+    fn find(&self, text: &str) -> Result<Known, String> {
+        if let Some(known) = self.models.iter().find(|known| known.source.id.as_str() == text) {
+            return Ok(known.clone());
         }
         let source = ModelSource::parse(text).map_err(|error| match &self.models[..] {
             [] => error,
             known => {
-                format!("{error}, nor one of {}", known.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(", "))
+                format!(
+                    "{error}, nor one of {}",
+                    known.iter().map(|it| it.source.id.as_str()).collect::<Vec<_>>().join(", ")
+                )
             }
         })?;
-        let source = if source.is_built_in() { source } else { beside(Path::new(text))? };
-        Ok(self.embedded(source))
+        if source.is_built_in() { Ok(Known { source, load: None, is_found: false }) } else { beside(Path::new(text)) }
     }
 }
 
-fn repeated(sources: &[ModelSource]) -> Option<&str> {
-    let twice = |(at, source): &(usize, &ModelSource)| sources[..*at].iter().any(|known| known.id == source.id);
-    sources.iter().enumerate().find(twice).map(|(_, source)| source.id.as_str())
+fn repeated<'a>(sources: impl Iterator<Item = &'a ModelSource>) -> Option<&'a ModelId> {
+    let mut known = HashSet::new();
+    sources.map(|source| &source.id).find(|id| !known.insert(*id))
 }
 
 /// A folder or file by its path, with what a TOML file of the same name beside it says.
-fn beside(path: &Path) -> Result<ModelSource, String> {
+fn beside(path: &Path) -> Result<Known, String> {
     let plain = ModelSource::parse(&path.display().to_string())?;
     let description = path.with_extension("toml");
     if !path.is_file() || !description.is_file() {
-        return Ok(plain);
+        return Ok(Known { source: plain, load: None, is_found: false });
     }
     let mut file = ModelFile::read(&description).map_err(|faults| told(&[faults].concat()))?;
     let own = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -135,7 +211,7 @@ fn beside(path: &Path) -> Result<ModelSource, String> {
 }
 
 /// A model as its file says.
-fn described(file: ModelFile) -> Result<ModelSource, String> {
+fn described(file: ModelFile) -> Result<Known, String> {
     let within = |path: PathBuf| file.folder.join(path);
     let at = |error: String| format!("model `{}`: {error}", file.id);
     let path = file.path.as_deref().ok_or_else(|| at("`path` is missing".to_owned()))?;
@@ -144,7 +220,7 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
         _ => ModelSource::parse(&within(PathBuf::from(path)).display().to_string())
             .map_err(|error| at(format!("`path`: {error}")))?,
     };
-    source.id = crate::domain::ModelId::new(file.id.clone());
+    source.id = ModelId::new(file.id.clone());
     source.config = file.config.clone().map(within);
     source.changes = Changes {
         embeddings: file.embeddings.clone().map(within).into_iter().collect(),
@@ -170,7 +246,7 @@ fn described(file: ModelFile) -> Result<ModelSource, String> {
             return Err(at(format!("`{key}`: there is no {}", named.display())));
         }
     }
-    Ok(source)
+    Ok(Known { source, load: file.load, is_found: false })
 }
 
 fn is_filled(value: &Value) -> bool {

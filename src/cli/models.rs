@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{ServeArgs, say};
-use crate::app::model_sources;
-use crate::diffusion::pipelines;
+use crate::app::offers;
 use crate::diffusion::weights::{ComponentReport, FileReport, Inspection, inspect};
 
 /// Flags of `models`.
@@ -49,8 +48,9 @@ pub(super) fn models(args: ModelsArgs) -> Result<(), String> {
 
 fn served(args: ModelsArgs) -> Result<(), String> {
     let settings = args.settings.settings()?;
-    for source in model_sources(&settings)? {
-        let info = pipelines::introduce(&source).map_err(|error| error.to_string())?.info;
+    for offer in offers(&settings)? {
+        let Some(introduced) = offer.introduced()? else { continue };
+        let info = introduced.info;
         if args.json {
             say(serde_json::to_string(&info).map_err(|error| error.to_string())?)?;
             continue;

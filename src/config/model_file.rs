@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::Fault;
-use crate::domain::{NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
+use crate::domain::{ModelLoad, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// One model's file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +24,8 @@ pub struct ModelFile {
     pub embeddings: Option<PathBuf>,
     /// The variant of the weights to read.
     pub variant: Option<String>,
+    /// When it is loaded; as `models.load` says when absent.
+    pub load: Option<ModelLoad>,
     /// In place of the training schedule's own.
     pub schedule: ScheduleOverrides,
     /// What requests are told, and get when they do not say.
@@ -127,6 +129,7 @@ impl ModelFile {
             vae_tiny: keys.text("vae_tiny").map(PathBuf::from),
             embeddings: keys.text("embeddings").map(PathBuf::from),
             variant: keys.text("variant"),
+            load: keys.named("load", ModelLoad::ALL, ModelLoad::name),
             schedule: ScheduleOverrides {
                 prediction_type: keys.word("prediction_type", &["epsilon", "v_prediction", "sample"]),
                 timestep_spacing: keys.word("timestep_spacing", &["leading", "linspace", "trailing"]),
@@ -298,6 +301,7 @@ mod tests {
                 && file.config.is_some()
                 && file.vae.is_some()
                 && file.embeddings.is_some()
+                && file.load.is_some()
         );
     }
 

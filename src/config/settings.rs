@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{BatchingPolicy, DeviceSpec, Limits};
+use crate::domain::{BatchingPolicy, DeviceSpec, Limits, ModelLoad};
 use crate::telemetry::LogFormat;
 
 /// All settings.
@@ -94,6 +94,11 @@ pub struct ModelSettings {
     pub max_controlnets: usize,
     /// A folder of LoRAs for every model; empty: none.
     pub loras: PathBuf,
+    /// When models are loaded: `start` or `first_use`. Models found in `dir`: always at first use, but for those named in
+    /// `serve` and those whose description says otherwise.
+    pub load: ModelLoad,
+    /// Most memory for weights on each device, in MiB; 0: four fifths of the machine's on a CPU, no bound on a GPU.
+    pub memory_budget_mb: u64,
 }
 
 impl Default for ModelSettings {
@@ -107,6 +112,8 @@ impl Default for ModelSettings {
             controlnets: PathBuf::new(),
             max_controlnets: 4,
             loras: PathBuf::new(),
+            load: ModelLoad::Start,
+            memory_budget_mb: 0,
         }
     }
 }

@@ -31,6 +31,8 @@ wire_names! {
         Expired => "expired",
         /// The device had no memory for the job, even alone.
         OutOfMemory => "out_of_memory",
+        /// The model cannot be loaded: its files are damaged, or it needs more memory than there is for models.
+        ModelUnavailable => "model_unavailable",
         /// The drawing produced no usable picture (a NaN, a failing network).
         GenerationFailed => "generation_failed",
         /// A fault of ours.
@@ -66,7 +68,7 @@ impl ErrorCode {
             Self::JobNotFound | Self::ImageNotFound => ErrorKind::NotFound,
             Self::Conflict | Self::IdempotencyMismatch => ErrorKind::Conflict,
             Self::QueueFull => ErrorKind::Busy,
-            Self::Unavailable => ErrorKind::Unavailable,
+            Self::Unavailable | Self::ModelUnavailable => ErrorKind::Unavailable,
             Self::Expired => ErrorKind::Late,
             Self::WorkerLost | Self::OutOfMemory | Self::GenerationFailed | Self::Internal => ErrorKind::Internal,
         }

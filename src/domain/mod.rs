@@ -35,7 +35,9 @@ pub use image_inputs::{ImageInputs, ImageInputsDraft, InpaintArea, InputImage, I
 pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
 pub use limits::Limits;
 pub use loras::{Lora, LoraDraft, LoraInfo};
-pub use model::{DrawnBy, DrawnByModel, LatentRgb, LatentSpace, ModelDefaults, ModelInfo};
+pub use model::{
+    DrawnBy, DrawnByModel, LatentRgb, LatentSpace, ModelDefaults, ModelInfo, ModelLoad, ModelState, ModelStatus,
+};
 pub use prompt_syntax::{Fragment, MAX_WEIGHT, PromptSyntax, SyntaxError, parse_a1111};
 pub use refiner::{Refiner, RefinerDraft};
 pub use request::{GenerationRequest, MAX_SEED, OutputOptions, Priority, RequestDraft};

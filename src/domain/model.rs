@@ -1,7 +1,11 @@
-//! What is known of a served model before it draws.
+//! What is known of a served model before it draws, and whether it is there.
+
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sampling::wire_names;
 use super::{ControlNetInfo, ModelId, NoiseSource, PromptSyntax, SamplerKind, SigmaSchedule};
 
 /// What requests to this model may ask for, and what they get when they don't say.
@@ -130,6 +134,41 @@ pub struct LatentSpace {
     pub factor: u32,
     /// What the autoencoder's latents are multiplied with (`scaling_factor` of its config).
     pub scaling_factor: f64,
+}
+
+wire_names! {
+    /// When a served model is loaded.
+    ModelLoad {
+        /// Before the server answers.
+        Start => "start",
+        /// When a job wants it.
+        FirstUse => "first_use",
+    }
+}
+
+wire_names! {
+    /// Whether a device has a model.
+    ModelState {
+        /// Not loaded; a job that wants it has it loaded.
+        Available => "available",
+        /// Being loaded.
+        Loading => "loading",
+        /// Ready to draw.
+        Loaded => "loaded",
+        /// The last try to load it failed; a later job has it tried again.
+        Failed => "failed",
+    }
+}
+
+/// How a model stands on one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelStatus {
+    /// Whether it is there.
+    pub state: ModelState,
+    /// Memory that its weights take, in bytes, or would take.
+    pub bytes: u64,
+    /// Why it could not be loaded.
+    pub reason: Option<String>,
 }
 
 /// A linear map from scaled latents to RGB in [0, 1], for previews: `rgb[j] = bias[j] + sum_c factors[c][j] * latent[c]`.

@@ -16,7 +16,7 @@ pub use error::{Error, Result};
 pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};
 pub use loras::{EmptyShelf, LoraShelf, hash_loras};
-pub use queries::{Page, Readiness, Stats};
+pub use queries::{ModelStanding, Page, Readiness, Stats};
 pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
 pub use view::JobView;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Error, GenerationService, JobView, Result};
 use crate::dispatch::hub::{WorkerState, WorkerStatus};
 use crate::dispatch::jobs::JobFilter;
-use crate::domain::{JobId, JobStatus};
+use crate::domain::{JobId, JobStatus, ModelId, ModelState, ModelStatus};
 
 /// Some jobs, and where the next ones begin.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,19 @@ pub struct Stats {
     pub workers: BTreeMap<String, WorkerStatus>,
     /// Whether this process takes nothing new.
     pub draining: bool,
+}
+
+/// How a served model stands on the devices of this process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelStanding {
+    /// The best of what the devices say: loaded, loading, available, or failed.
+    pub state: ModelState,
+    /// Memory that its weights take on a device, in bytes, or would take.
+    pub bytes: Option<u64>,
+    /// Why the last try to load it failed, where `state` is `failed`.
+    pub reason: Option<String>,
+    /// By device.
+    pub devices: BTreeMap<String, ModelStatus>,
 }
 
 /// Whether a load balancer should send requests here.
@@ -97,6 +110,20 @@ impl GenerationService {
             workers: workers.into_iter().map(|(id, status)| (id.to_string(), status)).collect(),
             draining: self.parts.hub.is_draining(),
         })
+    }
+
+    /// How a served model stands here.
+    pub fn model_standing(&self, model: &ModelId) -> ModelStanding {
+        let devices = self.parts.hub.model(model);
+        let order = [ModelState::Loaded, ModelState::Loading, ModelState::Available, ModelState::Failed];
+        let with = |state: ModelState| devices.values().find(|status| status.state == state);
+        let best = order.into_iter().find_map(with);
+        ModelStanding {
+            state: best.map_or(ModelState::Available, |status| status.state),
+            bytes: best.map(|status| status.bytes),
+            reason: best.and_then(|status| status.reason.clone()),
+            devices,
+        }
     }
 
     /// Whether a load balancer should send requests here.

@@ -49,6 +49,14 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Workers, by `state`.
     pub workers: IntGaugeVec,
+    /// Loads of models, by `model` and `outcome`.
+    pub model_loads: IntCounterVec,
+    /// Seconds of each load that succeeded.
+    pub model_load_seconds: Histogram,
+    /// Models dropped to make room for another, by `model`.
+    pub model_evictions: IntCounterVec,
+    /// Memory of each loaded model's weights, by `model` and `device`.
+    pub model_bytes: IntGaugeVec,
     /// Jobs taken from workers that were lost.
     pub rescued: IntCounter,
     /// Failed store operations.
@@ -97,6 +105,9 @@ impl Maker {
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.keep(IntGauge::new(name, help))
     }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
         self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
@@ -139,7 +150,19 @@ impl Metrics {
             http_seconds: make.keep(HistogramVec::new(seconds, &["route"]))?,
             sse_streams: make.gauge("darkroom_sse_streams", "Open event streams.")?,
             rejected: make.counters("darkroom_rejected_total", "Submissions refused, by reason.", &["reason"])?,
-            workers: make.keep(IntGaugeVec::new(Opts::new("darkroom_workers", "Workers, by state."), &["state"]))?,
+            workers: make.gauges("darkroom_workers", "Workers, by state.", &["state"])?,
+            model_loads: make.counters(
+                "darkroom_model_loads_total",
+                "Loads of models, by outcome.",
+                &["model", "outcome"],
+            )?,
+            model_load_seconds: make.histogram("darkroom_model_load_seconds", "Each load of a model.", &SECONDS)?,
+            model_evictions: make.counters(
+                "darkroom_model_evictions_total",
+                "Models dropped to make room for another.",
+                &["model"],
+            )?,
+            model_bytes: make.gauges("darkroom_model_bytes", "Memory of loaded weights.", &["model", "device"])?,
             rescued: make.counter("darkroom_rescued_jobs_total", "Jobs taken from workers that were lost.")?,
             store_errors: make.counter("darkroom_store_errors_total", "Failed store operations.")?,
             registry: make.0,

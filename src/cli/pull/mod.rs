@@ -20,7 +20,7 @@ use self::plan::{Component, Kind};
 use self::record::{PulledFile, Record};
 use self::remote::{Remote, RemoteFile, patiently};
 use super::{ServeArgs, say};
-use crate::app::model_sources;
+use crate::app::offers;
 use crate::config::{HubSettings, Settings};
 use crate::diffusion::pipelines::{self, ModelPlace};
 use crate::diffusion::weights::Checkpoint;
@@ -276,9 +276,13 @@ fn next_step(settings: &Settings, place: &Path, config: Option<&Path>) -> String
     }
     let config = config.map(|path| format!(" --config {}", path.display())).unwrap_or_default();
     let here = |path: &Path| path.canonicalize().ok() == place.canonicalize().ok();
-    match model_sources(settings) {
-        Ok(sources) => {
-            match sources.iter().find(|source| matches!(&source.place, ModelPlace::Path(path) if here(path))) {
+    match offers(settings) {
+        Ok(offers) => {
+            match offers
+                .iter()
+                .map(|offer| &offer.source)
+                .find(|source| matches!(&source.place, ModelPlace::Path(path) if here(path)))
+            {
                 Some(source) => format!(
                     "`darkroom serve{config}` serves it as \"{}\"; `darkroom generate{config} --model {} --prompt ...` draws at once.",
                     source.id, source.id

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
 use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// A job for the engine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineJob {
     /// Whose pictures.
     pub id: JobId,
@@ -18,6 +19,15 @@ pub struct EngineJob {
     pub controls: Vec<ControlPicture>,
     /// Its place in the queue.
     pub place: QueuePlace,
+    /// The models it is drawn with, where the engine does not have them anyway. The engine lets go of them before it tells of
+    /// the job's end.
+    pub pipelines: Vec<Arc<dyn Pipeline>>,
+}
+
+impl std::fmt::Debug for EngineJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineJob").field("id", &self.id).field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 /// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.

@@ -10,6 +10,7 @@ mod fault;
 mod forward;
 mod guidance;
 mod hand_over;
+mod refusal;
 mod sample;
 mod stages;
 mod start;

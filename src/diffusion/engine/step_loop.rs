@@ -1,7 +1,6 @@
 //! The loop itself: schedule, evaluate, advance.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,39 +13,17 @@ use super::fault::{Fault, FaultPoint};
 use super::forward::forward;
 use super::guidance::Guidance;
 use super::hand_over::HandOver;
+use super::refusal::{Refusal, caught};
 use super::sample::{NextPass, SampleState, Told};
 use super::start::Start;
 use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, SampleMeta, StepBatch};
-use crate::diffusion::pipelines::{self, Adapted, Conditioning, Pipeline, Prompt, PromptSide};
+use crate::diffusion::pipelines::{Adapted, Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, SizeKey};
 use crate::images::ControlPicture;
 
-/// Why a job cannot go on.
-struct Refusal {
-    code: ErrorCode,
-    message: String,
-}
-
-impl Refusal {
-    fn failed(message: impl ToString) -> Self {
-        let message = message.to_string();
-        // candle tells a full device by its message alone: CUDA's error name, or the allocator's words.
-        let full = ["OUT_OF_MEMORY", "out of memory"].iter().any(|words| message.contains(words));
-        Self { code: if full { ErrorCode::OutOfMemory } else { ErrorCode::GenerationFailed }, message }
-    }
-}
-
-impl Refusal {
-    /// A LoRA that cannot be used is the request's affair.
-    fn of_lora(error: pipelines::Error) -> Self {
-        let is_lora = matches!(error, pipelines::Error::Lora { .. });
-        let Self { code, message } = Self::failed(error);
-        let is_full = code == ErrorCode::OutOfMemory;
-        Self { code: if is_lora && !is_full { ErrorCode::InvalidRequest } else { code }, message }
-    }
-}
-
 struct JobState {
+    /// What it brought.
+    pipelines: Vec<Arc<dyn Pipeline>>,
     pending: u32,
     timings: EngineTimings,
     first_step: Option<Instant>,
@@ -55,7 +32,9 @@ struct JobState {
 /// Everything one engine knows, and its steps one by one. [`super::start()`] runs it on a thread; tests and [`super::draw`]
 /// say themselves when a step is taken.
 pub struct StepLoop {
+    /// Those it has throughout, and those that jobs brought.
     pipelines: HashMap<ModelId, Arc<dyn Pipeline>>,
+    own: HashSet<ModelId>,
     options: EngineOptions,
     sink: EventSink,
     batcher: Batcher,
@@ -76,11 +55,12 @@ impl std::fmt::Debug for StepLoop {
 }
 
 impl StepLoop {
-    /// An idle loop.
+    /// An idle loop with models that it has throughout; jobs may bring others.
     pub fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
-        let pipelines = pipelines.into_iter().map(|pipeline| (pipeline.info().id.clone(), pipeline)).collect();
+        let pipelines: HashMap<ModelId, Arc<dyn Pipeline>> = pipelines.into_iter().map(named).collect();
         Self {
             batcher: Batcher::new(options.policy, options.caps),
+            own: pipelines.keys().cloned().collect(),
             pipelines,
             options,
             sink,
@@ -137,6 +117,9 @@ impl StepLoop {
     /// Takes a job; its events follow, `Failed` at once if it cannot be drawn.
     pub fn admit(&mut self, job: &EngineJob) {
         self.admitted += 1;
+        for (model, pipeline) in job.pipelines.iter().cloned().map(named) {
+            self.pipelines.entry(model).or_insert(pipeline);
+        }
         let result = caught(|| self.try_admit(job));
         if let Err(refusal) = result {
             self.fail(job.id, refusal);
@@ -174,7 +157,8 @@ impl StepLoop {
             self.batcher.add(meta);
         }
         let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
-        self.jobs.insert(job.id, JobState { pending: request.num_images(), timings, first_step: None });
+        let (pipelines, pending) = (job.pipelines.clone(), request.num_images());
+        self.jobs.insert(job.id, JobState { pipelines, pending, timings, first_step: None });
         let models = request.models().into_iter().filter_map(|model| self.pipelines.get(model));
         let drawn_by = DrawnBy::models(models.map(|pipeline| pipeline.info()));
         (self.sink)(EngineEvent::Started { job: job.id, warnings, drawn_by });
@@ -258,7 +242,17 @@ impl StepLoop {
             }
             stays
         });
-        self.jobs.remove(&job).is_some()
+        self.end(job)
+    }
+
+    /// The job has no samples any more, and what it alone brought is let go of.
+    fn end(&mut self, job: JobId) -> bool {
+        let was_here = self.jobs.remove(&job).is_some();
+        let (own, jobs) = (&self.own, &self.jobs);
+        let brought =
+            |model: &ModelId| jobs.values().flat_map(|job| &job.pipelines).any(|pipeline| pipeline.info().id == *model);
+        self.pipelines.retain(|model, _| own.contains(model) || brought(model));
+        was_here
     }
 
     fn fail(&mut self, job: JobId, Refusal { code, message }: Refusal) {
@@ -391,8 +385,8 @@ impl StepLoop {
         let (job, new) = (sample.job, SampleId(self.next_sample));
         let Some(next) = sample.told.next.clone() else { return };
         self.next_sample += 1;
-        let pipeline = next.told.pipeline.clone();
         let taken_over = caught(|| {
+            let pipeline = next.told.pipeline.clone();
             // A picture of what is no number would hide it.
             sample.checked()?;
             sample.taken_over(new, next, pipeline.as_ref()).map_err(Refusal::failed)
@@ -430,6 +424,8 @@ impl StepLoop {
                 None => drawn,
             })
         });
+        // It holds a pipeline, which is let go of before the job's end is told.
+        drop(sample);
         let picture = match decoded {
             Ok(picture) => picture,
             Err(refusal) => return self.fail(job, refusal),
@@ -443,7 +439,7 @@ impl StepLoop {
         let (pending, timings) = (state.pending, state.timings);
         (self.sink)(EngineEvent::Image { job, image, picture });
         if pending == 0 {
-            self.jobs.remove(&job);
+            self.end(job);
             (self.sink)(EngineEvent::Finished { job, timings });
         }
     }
@@ -468,6 +464,10 @@ impl SampleState {
     }
 }
 
+fn named(pipeline: Arc<dyn Pipeline>) -> (ModelId, Arc<dyn Pipeline>) {
+    (pipeline.info().id.clone(), pipeline)
+}
+
 fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] {
     use crate::diffusion::batching::Branch::{Cond, Uncond};
     if meta.rows_now > 1 { &[Cond, Uncond] } else { &[Cond] }
@@ -477,17 +477,4 @@ fn branches(meta: &SampleMeta) -> &'static [crate::diffusion::batching::Branch] 
 fn told(pipeline: &dyn Pipeline, request: &GenerationRequest, side: PromptSide) -> Result<Conditioning, Refusal> {
     let embeds = pipeline.encode_prompt(&Prompt::of(request, side)).map_err(Refusal::failed)?;
     pipeline.condition(request, side, embeds).map_err(Refusal::failed)
-}
-
-/// Runs `work`; a panic in it becomes a refusal, so that a fault in one job's arithmetic does not end the process.
-fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
-            let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            tracing::error!(panic = %words, "the engine caught a panic");
-            Err(Refusal { code: ErrorCode::Internal, message: "the engine failed unexpectedly".to_owned() })
-        }
-    }
 }

@@ -33,7 +33,7 @@ pub struct EngineHandle {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Starts an engine on a thread of its own.
+/// Starts an engine on a thread of its own, with models that it has throughout; jobs may bring others.
 ///
 /// # Errors
 /// The system gives no thread.
@@ -159,7 +159,14 @@ pub fn draw_with(
     });
     let id = JobId::generate();
     let Drawing { request, canvas, controls } = drawing.into();
-    let job = EngineJob { id, request: Arc::new(request), canvas, controls, place: QueuePlace { rank_ms: 0, id } };
+    let job = EngineJob {
+        id,
+        request: Arc::new(request),
+        canvas,
+        controls,
+        place: QueuePlace { rank_ms: 0, id },
+        pipelines: Vec::new(),
+    };
     let mut engine = StepLoop::new(pipelines, options, sink);
     engine.admit(&job);
     while !engine.is_idle() {

@@ -73,6 +73,19 @@ impl ModelSource {
         }
     }
 
+    /// A message about its files without the folders that they lie in: for clients, who are not told how an operator's disk is laid out.
+    pub fn without_folders(&self, message: &str) -> String {
+        let place = match &self.place {
+            ModelPlace::Path(path) => Some(path),
+            ModelPlace::Embedded(_) => None,
+        };
+        let Changes { vae, vae_tiny, embeddings, .. } = &self.changes;
+        let changes = vae.iter().chain(vae_tiny).chain(embeddings);
+        let files = place.into_iter().chain(&self.config).chain(changes);
+        let folders = files.filter_map(|file| file.parent()).map(|folder| format!("{}/", folder.display()));
+        folders.filter(|folder| folder.len() > 1).fold(message.to_owned(), |text, folder| text.replace(&folder, ""))
+    }
+
     /// Its files, seen as a diffusers folder.
     ///
     /// # Errors

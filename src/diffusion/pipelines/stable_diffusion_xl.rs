@@ -13,8 +13,8 @@ use super::controlnets::residuals;
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown, shown};
 use super::{
-    Conditioning, ControlNet, ControlNets, EncodedPicture, Introduced, Pipeline, Prompt, PromptEmbeds, PromptSide, Result,
-    StepInputs,
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Introduced, Pipeline, Prompt, PromptEmbeds, PromptSide,
+    Result, StepInputs,
 };
 use crate::diffusion::models::text_encoders::{
     ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput,

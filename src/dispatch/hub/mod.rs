@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 
-use crate::domain::{ImageProgress, JobId, WorkerId};
+use crate::domain::{ImageProgress, JobId, ModelId, ModelState, ModelStatus, WorkerId};
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +53,7 @@ pub struct WorkerHub {
     wake: Notify,
     cancels: broadcast::Sender<JobId>,
     workers: Mutex<BTreeMap<WorkerId, WorkerStatus>>,
+    models: Mutex<BTreeMap<String, BTreeMap<ModelId, ModelStatus>>>,
     progress: Mutex<HashMap<JobId, Vec<ImageProgress>>>,
     speed: Mutex<Option<f64>>,
     draining: AtomicBool,
@@ -65,6 +66,7 @@ impl Default for WorkerHub {
             // A worker that misses a cancel here learns of it at its next heartbeat.
             cancels: broadcast::channel(256).0,
             workers: Mutex::default(),
+            models: Mutex::default(),
             progress: Mutex::default(),
             speed: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -109,9 +111,26 @@ impl WorkerHub {
         lock(&self.workers).clone()
     }
 
-    /// Whether a worker of this process waits for jobs.
-    pub fn is_anyone_idle(&self) -> bool {
-        lock(&self.workers).values().any(|worker| worker.state == WorkerState::Idle)
+    /// Replaces what is told of the models of one device.
+    pub fn report_models(&self, device: &str, models: BTreeMap<ModelId, ModelStatus>) {
+        lock(&self.models).insert(device.to_owned(), models);
+    }
+
+    /// How a model stands on each device of this process.
+    pub fn model(&self, model: &ModelId) -> BTreeMap<String, ModelStatus> {
+        let devices = lock(&self.models);
+        let here = |(device, models): (&String, &BTreeMap<ModelId, ModelStatus>)| {
+            Some((device.clone(), models.get(model)?.clone()))
+        };
+        devices.iter().filter_map(here).collect()
+    }
+
+    /// Whether a worker of this process that has this model waits for jobs.
+    pub fn is_anyone_idle_with(&self, model: &ModelId) -> bool {
+        let has = |(_, status): &(String, ModelStatus)| status.state == ModelState::Loaded;
+        let devices: Vec<String> = self.model(model).into_iter().filter(has).map(|(device, _)| device).collect();
+        let is_idle = |worker: &WorkerStatus| worker.state == WorkerState::Idle && devices.contains(&worker.device);
+        lock(&self.workers).values().any(is_idle)
     }
 
     /// One picture of a job has come so far.

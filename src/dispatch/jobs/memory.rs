@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use super::record::{Record, Room, fill_order, pixel_steps, row_pixels};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, QueueStats, Rescued, Result, Select, StoreOptions,
+    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, QueuePlace, SizeKey, Timestamp};
+use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, ModelId, QueuePlace, SizeKey, Timestamp};
 
 /// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
 pub struct MemoryStore {
@@ -220,6 +220,19 @@ impl JobStore for MemoryStore {
             return Ok(None);
         };
         Ok(Some(state.waiting.range(..record.place).count() as u64))
+    }
+
+    async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {
+        let state = self.state();
+        let mut oldest: BTreeMap<&ModelId, i64> = BTreeMap::new();
+        for (key, group) in &state.groups {
+            if let Some(place) = group.first() {
+                let rank = oldest.entry(&key.model).or_insert(place.rank_ms);
+                *rank = place.rank_ms.min(*rank);
+            }
+        }
+        let of_model = |(model, rank_ms): (&ModelId, i64)| WaitingModels { models: vec![model.clone()], rank_ms };
+        Ok(oldest.into_iter().map(of_model).collect())
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {

@@ -196,6 +196,15 @@ pub struct QueueStats {
     pub waiting_rows: u64,
 }
 
+/// Models that waiting jobs need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingModels {
+    /// Of one kind of job: all that it needs.
+    pub models: Vec<ModelId>,
+    /// The rank ([`QueuePlace::rank_ms`]) of the oldest of its kind.
+    pub rank_ms: i64,
+}
+
 /// Settings every store needs.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
@@ -218,6 +227,8 @@ pub trait JobStore: Send + Sync {
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
     /// How many jobs stand before this one in the queue: 0 is next. `None` when it does not wait.
     async fn position(&self, id: JobId) -> Result<Option<u64>>;
+    /// What waits, by the models it needs; in any order.
+    async fn waiting_models(&self) -> Result<Vec<WaitingModels>>;
     /// Takes what the request selects; empty when nothing does.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>>;
     /// Renews leases for `lease_ms` from now; answers in the order asked.

@@ -19,9 +19,9 @@ use super::record::{Record, Room, fill_order};
 use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
-    Outcome, Overdue, QueueStats, Rescued, Result, Select, StoreOptions,
+    Outcome, Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, QueuePlace, SizeKey, Timestamp};
+use crate::domain::{Clock, GroupKey, Job, JobId, ModelId, QueuePlace, SizeKey, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -277,6 +277,18 @@ impl JobStore for SqliteStore {
         .fetch_optional(&self.reader)
         .await?;
         Ok(before.map(i64::unsigned_abs))
+    }
+
+    async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {
+        let rows =
+            sqlx::query("SELECT model, MIN(rank_ms) AS rank_ms FROM jobs WHERE status = 'queued' GROUP BY model")
+                .fetch_all(&self.reader)
+                .await?;
+        let read = |row: &SqliteRow| {
+            let models = vec![ModelId::new(row.try_get::<String, _>("model")?)];
+            Ok(WaitingModels { models, rank_ms: row.try_get("rank_ms")? })
+        };
+        rows.iter().map(read).collect()
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {

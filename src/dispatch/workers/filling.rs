@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::diffusion::engine::EngineDemand;
-use crate::domain::{QueuePlace, SizeKey};
+use crate::domain::{ModelId, QueuePlace, SizeKey};
 
 /// The queue's length is asked for no more often.
 const WAITING_EVERY: Duration = Duration::from_millis(200);
@@ -77,6 +77,11 @@ impl Filling {
         self.of_others.as_ref().is_none_or(|(known, found)| known != size || may_find(*found, before))
     }
 
+    /// Whose turn it is on a device that could use more, where that is worth a look at the queue now.
+    pub(super) fn wanted_for(&self) -> Option<&ModelId> {
+        self.demand.as_ref().filter(|_| !self.looked).map(|demand| &demand.size.model)
+    }
+
     /// What is worth a look at the queue now: once each demand, and again when something has come.
     pub(super) fn wanted(&mut self) -> Option<EngineDemand> {
         if std::mem::replace(&mut self.looked, true) { None } else { self.demand.clone() }
@@ -100,7 +105,6 @@ impl Filling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ModelId;
 
     fn before(rank_ms: i64) -> QueuePlace {
         QueuePlace { rank_ms, id: uuid::Uuid::nil().into() }

@@ -62,9 +62,8 @@ pub(super) async fn given(
 
 /// Makes a job's LoRAs ready beside the running batch: the engine, which asks for them again, finds them made. What is wrong with
 /// them it tells.
-pub(super) async fn make_ready(pipelines: &[Arc<dyn Pipeline>], request: &GenerationRequest) {
-    let pipeline = pipelines.iter().find(|pipeline| pipeline.info().id == *request.model());
-    if let Some(pipeline) = pipeline.filter(|_| !request.loras().is_empty()).cloned() {
+pub(super) async fn make_ready(pipeline: Option<Arc<dyn Pipeline>>, request: &GenerationRequest) {
+    if let Some(pipeline) = pipeline.filter(|_| !request.loras().is_empty()) {
         let loras = request.loras().to_vec();
         let _ = tokio::task::spawn_blocking(move || pipeline.adapted(&loras).is_ok()).await;
     }

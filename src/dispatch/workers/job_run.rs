@@ -5,6 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::models::Held;
 use super::pool::PoolParts;
 use crate::diffusion::engine::EngineTimings;
 use crate::dispatch::jobs::{self, ClaimedJob, Lease, Outcome};
@@ -16,12 +17,19 @@ pub(super) struct JobRun {
     pub claimed: ClaimedJob,
     warnings: Vec<String>,
     drawn_by: DrawnBy,
+    /// What it is drawn with, kept loaded.
+    models: Vec<Held>,
     pictures: Vec<JoinHandle<Result<Artifact, String>>>,
 }
 
 impl JobRun {
-    pub(super) fn new(claimed: ClaimedJob) -> Self {
-        Self { claimed, warnings: Vec::new(), drawn_by: DrawnBy::default(), pictures: Vec::new() }
+    pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>) -> Self {
+        Self { claimed, warnings: Vec::new(), drawn_by: DrawnBy::default(), models, pictures: Vec::new() }
+    }
+
+    /// The engine draws it no longer.
+    pub(super) fn let_models_go(&mut self) {
+        self.models.clear();
     }
 
     pub(super) fn id(&self) -> JobId {

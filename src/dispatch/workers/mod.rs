@@ -1,27 +1,30 @@
 //! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, survives panics.
 //!
-//! One task a device (`worker`), which owns one engine, and two loops for the whole process (`upkeep`): rescue of jobs
-//! whose worker was lost, and removal of what has expired. A picture is stored before its job says that it succeeded.
+//! One task a device (`worker`), which owns one engine; one collection of models and the thread that loads them for all
+//! workers of a device (`models`); and two loops for the whole process (`upkeep`): rescue of jobs whose worker was lost,
+//! and removal of what has expired. A picture is stored before its job says that it succeeded.
 
 mod filling;
 mod inputs;
 mod job_run;
+mod models;
 mod pool;
 mod upkeep;
 mod worker;
 
-pub use pool::{Loader, PoolParts, WorkerOptions, WorkerPool};
+pub use models::{LoadFailure, Loader, Loads, ServedModel};
+pub use pool::{PoolParts, WorkerOptions, WorkerPool};
 
 /// Why a pool cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A model cannot be loaded onto a device.
-    #[error("cannot load a model for device `{device}`: {source}")]
+    #[error("cannot load a model for device `{device}`: {reason}")]
     Load {
         /// Which device.
         device: crate::domain::DeviceSpec,
         /// What is wrong, with file and tensor.
-        source: Box<crate::diffusion::pipelines::Error>,
+        reason: String,
     },
     /// The system gives no thread.
     #[error("cannot start an engine: {0}")]

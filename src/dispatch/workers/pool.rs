@@ -1,24 +1,23 @@
 //! Starting and draining the workers of one process.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::models::{Collection, Loader, Loads, ServedModel};
 use super::worker::Worker;
 use super::{Error, upkeep};
 use crate::diffusion::engine::EngineOptions;
-use crate::diffusion::pipelines::{self, Pipeline};
 use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::EventBus;
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::JobStore;
-use crate::domain::{DeviceSpec, ModelInfo, WorkerId};
+use crate::domain::{DeviceSpec, ModelId, ModelInfo, WorkerId};
 use crate::telemetry::Metrics;
-
-/// Loads every served model onto a device; runs on a thread that may block.
-pub type Loader = Arc<dyn Fn(DeviceSpec) -> pipelines::Result<Vec<Arc<dyn Pipeline>>> + Send + Sync>;
 
 /// How workers work.
 #[derive(Clone, Debug)]
@@ -27,6 +26,8 @@ pub struct WorkerOptions {
     pub node: String,
     /// One worker each.
     pub devices: Vec<DeviceSpec>,
+    /// Most bytes of weights on a device; no bound for those that are not named.
+    pub memory_budgets: HashMap<DeviceSpec, u64>,
     /// How each engine works.
     pub engine: EngineOptions,
     /// A lease lasts so long without a heartbeat; heartbeats come three times as often.
@@ -60,29 +61,71 @@ pub struct WorkerPool {
     hub: Arc<WorkerHub>,
 }
 
+/// The models of one device, none of them loaded.
+fn collection(
+    device: DeviceSpec,
+    parts: &PoolParts,
+    options: &WorkerOptions,
+    models: &[ServedModel],
+    loader: &Loader,
+) -> std::io::Result<Arc<Collection>> {
+    let budget = options.memory_budgets.get(&device).copied().unwrap_or(u64::MAX);
+    let bytes = |model: &ServedModel| match &model.loads {
+        // Known once it is loaded, which comes first.
+        Loads::AtStart => 0,
+        Loads::AtFirstUse(introduced) => introduced.bytes,
+    };
+    let models = models.iter().map(|model| (model.id.clone(), bytes(model))).collect();
+    Collection::new((device, budget), models, loader.clone(), (parts.hub.clone(), parts.metrics.clone()))
+}
+
+/// What the models that are loaded now tell of themselves.
+async fn load_at_start(
+    collection: &Arc<Collection>,
+    models: &[ServedModel],
+) -> Result<HashMap<ModelId, ModelInfo>, Error> {
+    let mut infos = HashMap::new();
+    for model in models.iter().filter(|model| matches!(model.loads, Loads::AtStart)) {
+        let (collection, id) = (collection.clone(), model.id.clone());
+        let load = tokio::task::spawn_blocking(move || collection.load_at_start(&id));
+        let pipeline = load.await.map_err(|_| Error::Panicked)??;
+        infos.insert(model.id.clone(), pipeline.info().clone());
+    }
+    Ok(infos)
+}
+
 impl WorkerPool {
-    /// Loads the models onto every device, then starts the workers.
+    /// Loads onto every device what is to be loaded at the start, then starts the workers.
     ///
     /// # Errors
     /// The first model that cannot be loaded.
-    pub async fn start(parts: PoolParts, options: WorkerOptions, loader: Loader) -> Result<Self, Error> {
-        let mut loaded = Vec::new();
+    pub async fn start(
+        parts: PoolParts,
+        options: WorkerOptions,
+        models: Vec<ServedModel>,
+        loader: Loader,
+    ) -> Result<Self, Error> {
+        let mut collections: HashMap<DeviceSpec, Arc<Collection>> = HashMap::new();
+        let mut infos: HashMap<ModelId, ModelInfo> = HashMap::new();
         for device in options.devices.iter().copied() {
-            let loader = loader.clone();
-            let load = tokio::task::spawn_blocking(move || loader(device)).await.map_err(|_| Error::Panicked)?;
-            loaded.push((device, load.map_err(|source| Error::Load { device, source: Box::new(source) })?));
+            if let Entry::Vacant(place) = collections.entry(device) {
+                let collection = place.insert(collection(device, &parts, &options, &models, &loader)?);
+                infos.extend(load_at_start(collection, &models).await?);
+            }
         }
-        let models = loaded
-            .first()
-            .map(|(_, pipelines)| pipelines.iter().map(|p| p.info().clone()).collect())
-            .unwrap_or_default();
         let (stop, stopped) = watch::channel(None);
         let mut workers = Vec::new();
-        for (number, (device, pipelines)) in loaded.into_iter().enumerate() {
+        for (number, device) in options.devices.iter().enumerate() {
             let id = WorkerId::new(format!("{}/{number}-{device}", options.node));
-            let worker = Worker::start(id, device, pipelines, (parts.clone(), options.clone()), stopped.clone())?;
+            let collection = collections[device].clone();
+            let worker = Worker::start(id, collection, (parts.clone(), options.clone()), stopped.clone())?;
             workers.push(tokio::spawn(worker.run()));
         }
+        let models = models.into_iter().filter_map(|model| match model.loads {
+            Loads::AtStart => infos.remove(&model.id),
+            Loads::AtFirstUse(introduced) => Some(introduced.info),
+        });
+        let models = models.collect();
         let upkeep = vec![
             tokio::spawn(upkeep::rescue(parts.clone(), options.lease / 3)),
             tokio::spawn(upkeep::expire(parts.clone())),
@@ -91,7 +134,7 @@ impl WorkerPool {
         Ok(Self { models, stop, workers, upkeep, hub: parts.hub })
     }
 
-    /// What every worker here can draw, in the order configured.
+    /// What every worker here can draw with, loaded or not, in the order configured.
     pub fn models(&self) -> &[ModelInfo] {
         &self.models
     }

@@ -1,6 +1,8 @@
 //! One device's task: between the store and its engine.
 
-use std::collections::{HashMap, HashSet};
+mod wanting;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -12,13 +14,13 @@ use super::Error;
 use super::filling::Filling;
 use super::inputs::{self, Given, NotGiven};
 use super::job_run::{JobRun, end};
+use super::models::Collection;
 use super::pool::{PoolParts, WorkerOptions};
 use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
-use crate::diffusion::pipelines::Pipeline;
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
 use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome, Select};
 use crate::domain::{
-    DeviceSpec, ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
+    ErrorCode, ImageFormat, ImageProgress, Job, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
 };
 use crate::images;
 use crate::telemetry::BatchGroup;
@@ -28,9 +30,12 @@ const EVENTS: usize = 1024;
 
 pub(super) struct Worker {
     id: WorkerId,
-    device: DeviceSpec,
-    models: Vec<ModelId>,
-    pipelines: Vec<Arc<dyn Pipeline>>,
+    /// The models of its device.
+    models: Arc<Collection>,
+    /// Something may have come into the queue, or left it, since the models were last told what waits.
+    asks: bool,
+    /// When the models want to be asked again.
+    again: Option<Instant>,
     parts: PoolParts,
     options: WorkerOptions,
     stop: watch::Receiver<Option<Instant>>,
@@ -40,7 +45,7 @@ pub(super) struct Worker {
     aboard: HashMap<JobId, JobRun>,
     /// Lost to another worker; the engine has been told to leave them, and has not said yet that it did. Nothing is
     /// claimed meanwhile: a job that came back at once would be taken for the one it was.
-    leaving: HashSet<JobId>,
+    leaving: HashMap<JobId, JobRun>,
     /// Drawn; their pictures are being stored.
     ending: JoinSet<JobId>,
     ending_leases: HashMap<JobId, ClaimedJob>,
@@ -48,10 +53,8 @@ pub(super) struct Worker {
     filling: Filling,
 }
 
-fn start_engine(
-    pipelines: &[Arc<dyn Pipeline>],
-    options: &WorkerOptions,
-) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
+/// An engine without models: jobs bring theirs.
+fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
         EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) | EngineEvent::Demand(_) => {
@@ -61,30 +64,29 @@ fn start_engine(
         // A worker that is gone has handed its jobs back.
         _ => drop(sender.blocking_send(event)),
     });
-    Ok((engine::start(pipelines.to_vec(), options.engine.clone(), sink)?, events))
+    Ok((engine::start(Vec::new(), options.engine.clone(), sink)?, events))
 }
 
 impl Worker {
     pub(super) fn start(
         id: WorkerId,
-        device: DeviceSpec,
-        pipelines: Vec<Arc<dyn Pipeline>>,
+        models: Arc<Collection>,
         (parts, options): (PoolParts, WorkerOptions),
         stop: watch::Receiver<Option<Instant>>,
     ) -> Result<Self, Error> {
-        let (engine, events) = start_engine(&pipelines, &options)?;
+        let (engine, events) = start_engine(&options)?;
         let worker = Self {
-            models: pipelines.iter().map(|pipeline| pipeline.info().id.clone()).collect(),
             id,
-            device,
-            pipelines,
+            models,
+            asks: true,
+            again: None,
             parts,
             options,
             stop,
             engine,
             events,
             aboard: HashMap::new(),
-            leaving: HashSet::new(),
+            leaving: HashMap::new(),
             ending: JoinSet::new(),
             ending_leases: HashMap::new(),
             batches: 0,
@@ -109,9 +111,11 @@ impl Worker {
             tokio::pin!(woken);
             woken.as_mut().enable();
             if stop.borrow().is_none() && self.leaving.is_empty() {
+                self.consult_models().await;
                 self.look().await;
             }
             self.report();
+            let again = self.again;
             let deadline = *stop.borrow();
             if deadline.is_some() && self.aboard.is_empty() && self.ending.is_empty() {
                 break;
@@ -125,13 +129,19 @@ impl Worker {
                 }
                 _ = heartbeats.tick() => self.heartbeat().await,
                 cancel = cancels.recv() => self.heed_cancel(cancel),
-                () = &mut woken => self.filling.look_again(),
-                _ = polls.tick() => self.filling.look_again(),
+                () = &mut woken => self.look_again(),
+                _ = polls.tick() => self.look_again(),
+                () = until(again), if again.is_some() => {}
                 Ok(()) = stop.changed() => {}
                 () = until(deadline), if deadline.is_some() => break,
             }
         }
         self.leave().await;
+    }
+
+    fn look_again(&mut self) {
+        self.filling.look_again();
+        self.asks = true;
     }
 
     /// An idle engine gets the oldest group; a running batch, what it has room for.
@@ -142,7 +152,7 @@ impl Worker {
             return;
         }
         // An idle worker would begin at once with what a busy one takes in beside others.
-        if self.parts.hub.is_anyone_idle() {
+        if self.filling.wanted_for().is_some_and(|model| self.parts.hub.is_anyone_idle_with(model)) {
             return;
         }
         if let Some(demand) = self.filling.wanted() {
@@ -176,43 +186,46 @@ impl Worker {
 
     /// Takes jobs and hands them to the engine; returns how many.
     async fn claim(&mut self, select: Select, max_rows: u32) -> usize {
-        let request = ClaimRequest {
-            worker: self.id.clone(),
-            models: self.models.clone(),
-            select,
-            max_rows,
-            max_row_pixels: self.options.engine.caps.max_row_pixels,
-            lease_ms: self.options.lease.as_millis() as u64,
+        // Held before the claim, so that none of them is dropped in between.
+        let models = self.models.hold();
+        if models.is_empty() {
+            return 0;
+        }
+        let ids = models.iter().map(|model| model.id().clone()).collect();
+        let claimed = self.claimed(ids, select, max_rows).await;
+        self.asks |= !claimed.is_empty();
+        let pipeline_of = |job: &Job| {
+            let model = models.iter().find(|model| model.id() == job.request.model());
+            model.map(|model| model.pipeline().clone())
         };
-        let claimed = match self.parts.jobs.claim(request).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                self.parts.metrics.store_errors.inc();
-                tracing::warn!(worker = %self.id, %error, "cannot claim jobs");
-                return 0;
-            }
-        };
-        join_all(claimed.iter().map(|claimed| inputs::make_ready(&self.pipelines, &claimed.job.request))).await;
-        let given = claimed.iter().map(|ClaimedJob { job, .. }| {
-            let pipeline = self.pipelines.iter().find(|pipeline| pipeline.info().id == *job.request.model());
-            inputs::given(&self.parts, job, pipeline.cloned())
-        });
+        let ready = claimed.iter().map(|ClaimedJob { job, .. }| inputs::make_ready(pipeline_of(job), &job.request));
+        join_all(ready).await;
+        let given = claimed.iter().map(|ClaimedJob { job, .. }| inputs::given(&self.parts, job, pipeline_of(job)));
         let given = join_all(given).await;
         let mut jobs = Vec::new();
         for (claimed, given) in claimed.into_iter().zip(given) {
             if let Err(NotGiven::NotNow(reason)) = &given {
-                self.hand_back(claimed, reason).await;
+                let id = claimed.job.id;
+                tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
+                self.hand_back(claimed).await;
                 continue;
             }
+            let Some(models) = wanting::needed(&claimed, &models) else {
+                self.lack(claimed).await;
+                continue;
+            };
+            let pipelines = models.iter().map(|model| model.pipeline().clone()).collect();
             let job = &claimed.job;
             let waited = job.started_at.map_or(0, |started| started.ms_since(job.created_at));
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
             let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
-            self.aboard.insert(id, JobRun::new(claimed));
+            self.aboard.insert(id, JobRun::new(claimed, models));
             match given {
-                Ok(Given { canvas, controls }) => jobs.push(EngineJob { id, request, canvas, controls, place }),
+                Ok(Given { canvas, controls }) => {
+                    jobs.push(EngineJob { id, request, canvas, controls, place, pipelines });
+                }
                 Err(NotGiven::Missing(message) | NotGiven::NotNow(message)) => {
                     self.end(id, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
                 }
@@ -228,10 +241,26 @@ impl Worker {
         count
     }
 
+    /// Takes jobs of these models from the queue; none where the store fails.
+    async fn claimed(&self, models: Vec<ModelId>, select: Select, max_rows: u32) -> Vec<ClaimedJob> {
+        let request = ClaimRequest {
+            worker: self.id.clone(),
+            models,
+            select,
+            max_rows,
+            max_row_pixels: self.options.engine.caps.max_row_pixels,
+            lease_ms: self.options.lease.as_millis() as u64,
+        };
+        self.parts.jobs.claim(request).await.unwrap_or_else(|error| {
+            self.parts.metrics.store_errors.inc();
+            tracing::warn!(worker = %self.id, %error, "cannot claim jobs");
+            Vec::new()
+        })
+    }
+
     /// Uncounted: nothing was tried. The next look finds it again.
-    async fn hand_back(&self, claimed: ClaimedJob, reason: &str) {
+    async fn hand_back(&self, claimed: ClaimedJob) {
         let id = claimed.job.id;
-        tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
         if let Err(error) = self.parts.jobs.release(&claimed.lease).await {
             tracing::warn!(job.id = %id, %error, "cannot hand a job back; it will be rescued");
         }
@@ -240,7 +269,7 @@ impl Worker {
     async fn heed(&mut self, event: EngineEvent) {
         match event {
             EngineEvent::Finished { job, .. } | EngineEvent::Failed { job, .. } | EngineEvent::Cancelled { job }
-                if self.leaving.remove(&job) => {}
+                if self.leaving.remove(&job).is_some() => {}
             EngineEvent::Started { job, warnings, drawn_by } => {
                 if let Some(run) = self.aboard.get_mut(&job) {
                     run.started(warnings, drawn_by);
@@ -263,7 +292,8 @@ impl Worker {
                 }
             }
             EngineEvent::Finished { job, timings } => {
-                if let Some(run) = self.aboard.remove(&job) {
+                if let Some(mut run) = self.aboard.remove(&job) {
+                    run.let_models_go();
                     self.ending_leases.insert(job, run.claimed.clone());
                     let parts = self.parts.clone();
                     self.ending.spawn(async move {
@@ -285,9 +315,13 @@ impl Worker {
     async fn end(&mut self, job: JobId, outcome: Outcome) {
         if let Some(run) = self.aboard.remove(&job) {
             end(&self.parts, &run.claimed.lease, outcome).await;
-            if let Err(error) = self.parts.artifacts.remove_drawn(job).await {
-                tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
-            }
+            self.remove_drawn(job).await;
+        }
+    }
+
+    async fn remove_drawn(&self, job: JobId) {
+        if let Err(error) = self.parts.artifacts.remove_drawn(job).await {
+            tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
         }
     }
 
@@ -326,10 +360,10 @@ impl Worker {
                         LeaseState::CancelRequested => self.engine.cancel(lease.job_id),
                         LeaseState::Lost => {
                             // Somebody else has it now: whatever the engine still says of it is not heeded.
-                            if self.aboard.remove(&lease.job_id).is_some() {
+                            if let Some(run) = self.aboard.remove(&lease.job_id) {
                                 tracing::warn!(job.id = %lease.job_id, worker = %self.id, "lease lost");
                                 self.parts.hub.left(lease.job_id);
-                                self.leaving.insert(lease.job_id);
+                                self.leaving.insert(lease.job_id, run);
                                 self.engine.cancel(lease.job_id);
                             }
                         }
@@ -362,7 +396,7 @@ impl Worker {
         }
         self.leaving.clear();
         self.filling = Filling::default();
-        match start_engine(&self.pipelines, &self.options) {
+        match start_engine(&self.options) {
             Ok((engine, events)) => (self.engine, self.events) = (engine, events),
             Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),
         }
@@ -397,7 +431,7 @@ impl Worker {
             (false, true, false) => WorkerState::Busy,
         };
         let status = WorkerStatus {
-            device: self.device.to_string(),
+            device: self.models.device().to_string(),
             state,
             jobs: self.aboard.len() as u32,
             batches: self.batches,

@@ -15,6 +15,11 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
     value["default"] = is_default.into();
     // What other programs call a model's hash ("AutoV2").
     value["hash"] = model.sha256.as_deref().and_then(|sha256| sha256.get(..10)).into();
+    if let (Value::Object(all), Ok(Value::Object(standing))) =
+        (&mut value, serde_json::to_value(door.service.model_standing(&model.id)))
+    {
+        all.extend(standing);
+    }
     value["limits"] = json!({
         "max_steps": limits.max_steps, "max_num_images": limits.max_num_images, "max_pixels": limits.max_pixels,
         "max_prompt_chars": limits.max_prompt_chars, "max_loras": limits.max_loras,
@@ -25,7 +30,12 @@ fn about(model: &ModelInfo, is_default: bool, door: &Door) -> Value {
 /// Served models, with their sizes, samplers, defaults and limits; the first is the default.
 ///
 /// `latents` tells which models can go on with each other's (`refiner`). `sha256` is that of the checkpoint's file, of a folder's
-/// U-Net weights, and `hash` its first ten digits, which other programs call a model's hash.
+/// U-Net weights, and `hash` its first ten digits, which other programs call a model's hash. Both are null of
+/// a model that is loaded at first use, since all its bytes must be read for them.
+///
+/// `state` tells whether it is there: `loaded`; `loading`; `available`, which is loaded when a job wants it; or `failed`, with
+/// the `reason`, which is tried again for a later job. `bytes` is what its weights take, or would take. `devices` tells the same
+/// of each device of this process.
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, description = "{models: [...]}", body = Value)))]
 pub(in crate::http) async fn models(State(door): State<Door>) -> Json<Value> {
     let models: Vec<Value> =

@@ -2,6 +2,8 @@
 
 // What is refused, and how.
 mod bad_input;
+// Models that come and go.
+mod collection;
 mod continuous;
 mod deadlines;
 // Jobs from submit to end.

@@ -1,5 +1,6 @@
 //! Worker pools and the promises of the queue: one result a job, whoever draws it and whatever happens to its lease.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use darkroom::dispatch::artifacts::ArtifactStore;
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
 use darkroom::dispatch::jobs::{ClaimRequest, JobStore, Select, SqliteStore};
-use darkroom::dispatch::workers::{PoolParts, WorkerOptions, WorkerPool};
+use darkroom::dispatch::workers::{Loads, PoolParts, ServedModel, WorkerOptions, WorkerPool};
 use darkroom::domain::{BatchingPolicy, Clock, DeviceSpec, GenerationRequest, JobId, JobStatus, SystemClock, WorkerId};
 use darkroom::telemetry::Metrics;
 
@@ -40,12 +41,14 @@ async fn pool(node: &str, parts: PoolParts, engine: EngineOptions) -> WorkerPool
     let options = WorkerOptions {
         node: node.to_owned(),
         devices: vec![DeviceSpec::Cpu],
+        memory_budgets: HashMap::new(),
         engine,
         lease: Duration::from_secs(600),
         poll: Duration::from_millis(20),
     };
     let tiny = pipeline("tiny-sd");
-    WorkerPool::start(parts, options, Arc::new(move |_| Ok(vec![tiny.clone()]))).await.unwrap()
+    let served = vec![ServedModel { id: tiny.info().id.clone(), loads: Loads::AtStart }];
+    WorkerPool::start(parts, options, served, Arc::new(move |_, _| Ok(tiny.clone()))).await.unwrap()
 }
 
 fn request(seed: u64, steps: i64) -> GenerationRequest {

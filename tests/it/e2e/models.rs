@@ -60,6 +60,7 @@ fn described_and_found_models_are_served_under_their_names() {
     put(&root.join("descriptions/other.toml"), "id = \"built-in\"\npath = \"pinhole\"\n");
     single_file(&dir.join("checkpoints/photo.safetensors"));
     put(&dir.join("checkpoints/broken.safetensors"), "not a checkpoint");
+    put(&dir.join("unfinished/model_index.json"), "{\"_class_name\": \"StableDiffusionPipeline\"}");
     put(&dir.join("old.ckpt"), "PK");
     let settings = |serve: &str| {
         format!("[models]\nserve = {serve}\ndescriptions = {:?}\ndir = {:?}\n", root.join("descriptions"), dir)

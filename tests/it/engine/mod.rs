@@ -1,5 +1,6 @@
 //! The step loop: that a batch never changes a picture, and that one job's end disturbs nobody.
 
+mod brought;
 mod continuous;
 mod controls;
 mod invariance;
@@ -40,7 +41,8 @@ fn run_together(
     let handle = engine::start(pipelines, options, sink).unwrap();
     let jobs = requests.iter().map(|(id, request)| {
         let place = QueuePlace { rank_ms: 0, id: *id };
-        EngineJob { id: *id, request: Arc::new(request.clone()), canvas: None, controls: Vec::new(), place }
+        let (request, canvas) = (Arc::new(request.clone()), None);
+        EngineJob { id: *id, request, canvas, controls: Vec::new(), place, pipelines: Vec::new() }
     });
     handle.admit(jobs.collect()).unwrap();
     drop(held);

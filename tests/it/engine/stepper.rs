@@ -65,8 +65,8 @@ impl Stepper {
     pub(super) fn admit_drawing(&mut self, drawing: &Drawing, rank_ms: i64) -> JobId {
         let id = JobId::generate();
         let Drawing { request, canvas, controls } = drawing.clone();
-        let request = Arc::new(request);
-        self.engine.admit(&EngineJob { id, request, canvas, controls, place: QueuePlace { rank_ms, id } });
+        let (request, place) = (Arc::new(request), QueuePlace { rank_ms, id });
+        self.engine.admit(&EngineJob { id, request, canvas, controls, place, pipelines: Vec::new() });
         self.admitted += 1;
         self.hear();
         id

@@ -56,8 +56,10 @@ fn of_single_files() {
 #[test]
 fn of_another_autoencoder() {
     let mut source = ModelSource::at("changed", fixtures().join("tiny-sd"));
-    source.changes.vae = Some(fixtures().join("tiny-sd2/vae"));
-    is_told_alike(&source);
+    for vae in ["tiny-sd2/vae", "taesd"] {
+        source.changes.vae = Some(fixtures().join(vae));
+        is_told_alike(&source);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use darkroom::app::{App, Seams, Storage};
+use darkroom::app::{App, LoadHook, Seams, Storage};
 use darkroom::config::Settings;
 use darkroom::diffusion::engine::FaultHook;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -30,10 +30,21 @@ impl Builder {
         self
     }
 
+    /// Called before each load of a model.
+    pub(crate) fn load(mut self, hook: LoadHook) -> Self {
+        self.seams.load = Some(hook);
+        self
+    }
+
     /// SQLite and files in a folder of its own, instead of memory.
     pub(crate) fn durable(mut self) -> Self {
         self.storage = Storage::Durable;
         self
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn refused(self) -> String {
+        App::build(&self.settings, Storage::Memory, self.seams).await.unwrap_err()
     }
 
     pub(crate) async fn start(self) -> TestApp {

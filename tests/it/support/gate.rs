@@ -1,10 +1,12 @@
-//! An engine that waits to be told.
+//! An engine, and a loader of models, that wait to be told.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use darkroom::app::LoadHook;
 use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
+use tokio::sync::Notify;
 
 /// A test that failed with its gate closed lets its engine, and so its own end, go.
 const FORGOTTEN: Duration = Duration::from_secs(180);
@@ -63,6 +65,41 @@ impl Gate {
             }
             Fault::None
         })
+    }
+
+    pub(crate) fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+/// Holds the loads of one model until told to go on.
+pub(crate) struct LoadGate {
+    model: &'static str,
+    reached: Notify,
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl LoadGate {
+    pub(crate) fn of(model: &'static str) -> Arc<Self> {
+        Arc::new(Self { model, reached: Notify::new(), open: Mutex::new(false), opened: Condvar::new() })
+    }
+
+    pub(crate) fn hook(self: &Arc<Self>) -> LoadHook {
+        let gate = self.clone();
+        Arc::new(move |model| {
+            if model.as_str() == gate.model {
+                gate.reached.notify_one();
+                let open = gate.open.lock().unwrap();
+                drop(gate.opened.wait_timeout_while(open, FORGOTTEN, |open| !*open).unwrap());
+            }
+        })
+    }
+
+    /// Waits until a load stands at the gate.
+    pub(crate) async fn reached(&self) {
+        self.reached.notified().await;
     }
 
     pub(crate) fn open(&self) {
