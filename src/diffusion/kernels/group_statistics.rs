@@ -18,7 +18,7 @@ pub struct GroupStatistics {
 }
 
 /// Of a map (N, C, H, W) in bands (N, C, rows, W), from top to bottom: at least one. On a CPU they are, to the bit, what
-/// [`super::group_norm`] takes of the whole map, wherever it is cut.
+/// [`super::group_norm()`] takes of the whole map, wherever it is cut.
 pub fn group_statistics(bands: &[&Tensor], groups: usize, eps: f64) -> Result<GroupStatistics> {
     let Some(first) = bands.first() else { bail!("group statistics of no map") };
     let (samples, channels, _, _) = first.dims4()?;
@@ -184,7 +184,7 @@ impl WithSimd for MeanAndScale<'_> {
     }
 }
 
-/// The sum that [`super::group_norm`] makes of the parts in one piece, to the bit: blocks go on from one part to the next.
+/// The sum that [`super::group_norm()`] makes of the parts in one piece, to the bit: blocks go on from one part to the next.
 #[inline(always)]
 fn sum(parts: &[&[f32]], term: impl Fn(f32) -> f32) -> f64 {
     let mut lanes = [0f64; LANES];
