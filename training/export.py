@@ -73,6 +73,14 @@ def pipeline(run, vae_run):
     return pipe, scale, blob["state"]["step"]
 
 
+def forget_folders(out):
+    """Takes out where on this machine a part was loaded from."""
+    for path in out.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "unet")
@@ -85,6 +93,7 @@ def main():
     tokens.write(args.out / "tokenizer")
     # vocab.json and merges.txt say it all; a second form of the same would only be larger.
     (args.out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    forget_folders(args.out)
     (args.out / "darkroom.json").write_text(json.dumps(described, indent=2) + "\n")
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"step {step}: {size / 1e6:.2f} MB in {args.out}")
