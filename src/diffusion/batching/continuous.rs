@@ -30,7 +30,6 @@ use crate::domain::{ALIKE_WITHIN_MS, QueuePlace};
 /// Keeps who is here, who is aboard and whose turn it is; the samples' own state is the engine's.
 #[derive(Debug)]
 pub struct Continuous {
-    pub(super) caps: BatchCaps,
     pub(super) cost: CostModel,
     /// Rows that wait for this device, beyond those here.
     pub(super) waiting_rows: u32,
@@ -65,8 +64,7 @@ fn is_well_before(first: QueuePlace, second: QueuePlace) -> bool {
 impl Continuous {
     pub(super) fn new(caps: BatchCaps) -> Self {
         Self {
-            caps,
-            cost: CostModel::default(),
+            cost: CostModel::new(caps),
             waiting_rows: 0,
             samples: HashMap::new(),
             rows: 0,
@@ -116,8 +114,7 @@ impl Continuous {
     }
 
     /// Everybody leaves, to come aboard anew under other bounds.
-    pub(super) fn dissolve(&mut self, caps: BatchCaps) {
-        self.caps = caps;
+    pub(super) fn dissolve(&mut self) {
         if let Some(turn) = self.turn.take() {
             self.park(&turn);
         }
@@ -226,13 +223,9 @@ impl Continuous {
 
     /// Rows a batch of this key should have when so many are here, and what says so.
     fn target(&self, key: &BatchKey, here: u32) -> (u32, StopReason) {
-        let cap = self.caps.rows_of(key);
+        let (most, bound) = self.cost.bound(key);
         let wanted = self.cost.of(key).rows(here.saturating_add(self.waiting_rows));
-        match () {
-            () if wanted < cap => (wanted, StopReason::Cost),
-            () if cap < self.caps.max_rows => (cap, StopReason::MaxRowPixels),
-            () => (cap, StopReason::MaxRows),
-        }
+        if wanted < most { (wanted, StopReason::Cost) } else { (most, bound) }
     }
 
     // What else it could use -------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{BatchCaps, SampleId, SampleMeta, StepBatch, StopReason};
+use super::{BatchCaps, CostModel, SampleId, SampleMeta, StepBatch, StopReason};
 
 /// Keeps who is here, and which samples travel together.
 #[derive(Debug)]
 pub struct Grouped {
-    pub(super) caps: BatchCaps,
+    pub(super) cost: CostModel,
     samples: BTreeMap<SampleId, SampleMeta>,
     group: Vec<SampleId>,
     stop: StopReason,
@@ -15,7 +15,12 @@ pub struct Grouped {
 
 impl Grouped {
     pub(super) fn new(caps: BatchCaps) -> Self {
-        Self { caps, samples: BTreeMap::new(), group: Vec::new(), stop: StopReason::NoMoreCompatible }
+        Self {
+            cost: CostModel::new(caps),
+            samples: BTreeMap::new(),
+            group: Vec::new(),
+            stop: StopReason::NoMoreCompatible,
+        }
     }
 
     pub(super) fn add(&mut self, sample: SampleMeta) {
@@ -35,8 +40,7 @@ impl Grouped {
     }
 
     /// The group is made up anew under other bounds.
-    pub(super) fn dissolve(&mut self, caps: BatchCaps) {
-        self.caps = caps;
+    pub(super) fn dissolve(&mut self) {
         self.group.clear();
     }
 
@@ -53,16 +57,12 @@ impl Grouped {
         self.stop = StopReason::NoMoreCompatible;
         let Some(oldest) = self.samples.values().next() else { return };
         let (key, steps) = (&oldest.key, oldest.steps);
-        let (mut rows, mut row_pixels) = (0, 0);
+        let (most, bound) = self.cost.bound(key);
+        let mut rows = 0;
         for sample in self.samples.values().filter(|sample| sample.steps == steps && sample.is_of(key)) {
             rows += sample.rows;
-            row_pixels += u64::from(sample.rows) * key.pixels();
-            if !self.group.is_empty() && rows > self.caps.max_rows {
-                self.stop = StopReason::MaxRows;
-                return;
-            }
-            if !self.group.is_empty() && row_pixels > self.caps.max_row_pixels {
-                self.stop = StopReason::MaxRowPixels;
+            if !self.group.is_empty() && rows > most {
+                self.stop = bound;
                 return;
             }
             self.group.push(sample.id);
@@ -121,10 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_ran_out_halves_the_rows() {
+    fn memory_that_ran_out_bounds_the_next_group() {
         let mut batcher = grouped((0..9).map(|id| sample(id, 8, 20, 2)));
-        batcher.next_batch();
-        batcher.halve();
-        assert_eq!(batcher.next_batch().expect("a batch").rows.len(), 4);
+        let batch = batcher.next_batch().expect("a batch");
+        batcher.ran_out(&batch.key, 4);
+        let batch = batcher.next_batch().expect("a batch");
+        assert_eq!((batch.rows.len(), batch.stop), (4, StopReason::Memory));
     }
 }

@@ -99,6 +99,8 @@ pub enum StopReason {
     MaxRows,
     /// The next one would have exceeded `max_row_pixels`.
     MaxRowPixels,
+    /// The device was found to have no memory for more.
+    Memory,
     /// More rows would make those aboard wait for longer than they save the others ([`Cost::rows`]).
     Cost,
 }
@@ -183,22 +185,27 @@ impl Batcher {
         }
     }
 
-    /// The bounds in force.
-    pub fn caps(&self) -> BatchCaps {
+    fn costs(&self) -> &CostModel {
         match self {
-            Self::Grouped(policy) => policy.caps,
-            Self::Continuous(policy) => policy.caps,
+            Self::Grouped(policy) => &policy.cost,
+            Self::Continuous(policy) => &policy.cost,
         }
     }
 
-    /// Halves the most rows, down to what one guided sample needs: what the device could not hold, it will not hold
-    /// next time either. The present batch is dissolved and made up anew under the new bound.
-    pub fn halve(&mut self) {
-        let caps = self.caps();
-        let halved = BatchCaps { max_rows: (caps.max_rows / 2).max(2), ..caps };
+    fn costs_mut(&mut self) -> &mut CostModel {
         match self {
-            Self::Grouped(policy) => policy.dissolve(halved),
-            Self::Continuous(policy) => policy.dissolve(halved),
+            Self::Grouped(policy) => &mut policy.cost,
+            Self::Continuous(policy) => &mut policy.cost,
+        }
+    }
+
+    /// A forward of this key ran out of memory, and of those tried after it the largest that did not had so many rows: no
+    /// forward of this key has more until many have gone well. The present batch is made up anew under that bound.
+    pub fn ran_out(&mut self, key: &Arc<BatchKey>, fitted: u32) {
+        self.costs_mut().ran_out(key, fitted);
+        match self {
+            Self::Grouped(policy) => policy.dissolve(),
+            Self::Continuous(policy) => policy.dissolve(),
         }
     }
 
@@ -247,9 +254,7 @@ impl Batcher {
 
     /// A forward of so many rows took so long.
     pub fn observe(&mut self, key: &Arc<BatchKey>, rows: u32, seconds: f64) {
-        if let Self::Continuous(policy) = self {
-            policy.cost.observe(key, rows, seconds);
-        }
+        self.costs_mut().observe(key, rows, seconds);
     }
 
     /// So many rows wait elsewhere for this batcher's device.
@@ -259,12 +264,9 @@ impl Batcher {
         }
     }
 
-    /// What a forward of this key is thought to cost; `None` under `grouped`, which does not ask.
-    pub fn cost(&self, key: &BatchKey) -> Option<Cost> {
-        match self {
-            Self::Grouped(_) => None,
-            Self::Continuous(policy) => Some(policy.cost.of(key)),
-        }
+    /// What a forward of this key is thought to cost.
+    pub fn cost(&self, key: &BatchKey) -> Cost {
+        self.costs().of(key)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Commands come in by a bounded channel, events go out through an [`EventSink`]. A sample owns its latents, history,
 //! noise generator and position; a batch is a throw-away view of samples. A batch whose forward fails is evaluated again
-//! sample by sample, so that only the guilty job fails.
+//! by halves, so that only the guilty job fails; where memory ran out, the next batches of its kind are smaller.
 
 mod controls;
 mod events;

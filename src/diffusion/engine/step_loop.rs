@@ -2,6 +2,7 @@
 
 mod admission;
 mod evaluation;
+mod halving;
 mod settling;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -78,12 +79,12 @@ impl StepLoop {
         let Some(batch) = self.schedule() else { return };
         let control_rows = self.control_rows(&batch);
         let began = Instant::now();
-        let outcomes = self.evaluate_and_advance(&batch);
+        let (outcomes, is_one_forward) = self.evaluate_and_advance(&batch);
         // A GPU works on after the calls have returned; what it cannot do, the next call tells.
         let _ = self.pipelines[&batch.key.model].device().synchronize();
         let took = began.elapsed();
-        // A forward whose samples were evaluated one by one says nothing of forwards.
-        if outcomes.iter().all(|(_, outcome)| outcome.is_ok()) {
+        // Several smaller ones say nothing of a forward.
+        if is_one_forward {
             let rows = batch.rows.len() as u32;
             let measured = || without_controls(took.as_secs_f64(), rows, control_rows);
             let seconds = self.options.cost.map_or_else(measured, |cost| cost.seconds(rows));

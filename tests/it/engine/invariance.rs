@@ -232,7 +232,7 @@ impl Bed {
             let ended = (
                 stepper.finished.iter().filter(|id| *id == job).count(),
                 stepper.cancelled.iter().filter(|id| *id == job).count(),
-                stepper.failed.iter().filter(|(id, _)| id == job).count(),
+                stepper.failed.iter().filter(|(id, ..)| id == job).count(),
             );
             let expected = match arrival.fate {
                 Fate::Finishes => vec![(1, 0, 0)],

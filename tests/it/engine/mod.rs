@@ -4,6 +4,7 @@ mod brought;
 mod continuous;
 mod controls;
 mod invariance;
+mod memory;
 mod simulation;
 mod stepper;
 

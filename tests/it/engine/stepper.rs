@@ -30,7 +30,8 @@ pub(super) struct Stepper {
     pub(super) batches: Vec<BatchReport>,
     pub(super) finished: Vec<JobId>,
     pub(super) cancelled: Vec<JobId>,
-    pub(super) failed: Vec<(JobId, ErrorCode)>,
+    /// With the sentence that says why.
+    pub(super) failed: Vec<(JobId, ErrorCode, String)>,
 }
 
 impl Stepper {
@@ -100,7 +101,7 @@ impl Stepper {
                 EngineEvent::Batch(report) => self.batches.push(report),
                 EngineEvent::Finished { job, .. } => self.finished.push(job),
                 EngineEvent::Cancelled { job } => self.cancelled.push(job),
-                EngineEvent::Failed { job, code, .. } => self.failed.push((job, code)),
+                EngineEvent::Failed { job, code, message } => self.failed.push((job, code, message)),
                 _ => {}
             }
         }

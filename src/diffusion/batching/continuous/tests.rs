@@ -258,8 +258,9 @@ fn caps_bound_rows_and_pixels_and_say_so() {
     let mut batcher = with((0..9).map(|id| sample(id, 8, 20, 2)).collect());
     let batch = batcher.next_batch().expect("a batch");
     assert_eq!((batch.rows.len(), batch.stop), (8, StopReason::MaxRows));
-    batcher.halve();
-    assert_eq!(batcher.next_batch().expect("a batch").rows.len(), 4);
+    batcher.ran_out(&batch.key, 4);
+    let batch = batcher.next_batch().expect("a batch");
+    assert_eq!((batch.rows.len(), batch.stop), (4, StopReason::Memory));
     let batch = with((0..3).map(|id| sample(id, 50, 20, 2)).collect()).next_batch().expect("a batch");
     assert_eq!((aboard(&batch), batch.stop), (vec![0], StopReason::MaxRowPixels));
     let huge = with(vec![sample(0, 400, 20, 2)]).next_batch();

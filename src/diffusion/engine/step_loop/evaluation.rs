@@ -1,49 +1,17 @@
-//! One evaluation of the network for the samples of a batch, and what becomes of a batch that fails.
-
-use std::time::Instant;
+//! One evaluation of the network for the samples of a batch, and their advance by it.
 
 use candle_core::Tensor;
 
 use super::StepLoop;
-use crate::diffusion::batching::{Branch, SampleId, SampleMeta, StepBatch};
+use super::halving::Outcome;
+use crate::diffusion::batching::{Branch, SampleId, SampleMeta};
 use crate::diffusion::engine::fault::{Fault, FaultPoint};
 use crate::diffusion::engine::forward::forward;
 use crate::diffusion::engine::refusal::{Refusal, caught};
-use crate::domain::ErrorCode;
 
 impl StepLoop {
-    /// Evaluates and advances the whole batch; when that fails, each of its samples alone, so that the guilty one is
-    /// found. Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
-    pub(super) fn evaluate_and_advance(&mut self, batch: &StepBatch) -> Vec<(SampleId, Result<(), Refusal>)> {
-        let ids: Vec<SampleId> = batch.samples().collect();
-        let now = Instant::now();
-        for id in &ids {
-            let job = self.samples[id].job;
-            if let Some(state) = self.jobs.get_mut(&job) {
-                state.first_step.get_or_insert(now);
-            }
-        }
-        let together = caught(|| self.evaluate(&ids));
-        match together {
-            Ok(outputs) => self.advance(&ids, outputs),
-            Err(refusal) if ids.len() > 1 => {
-                if refusal.code == ErrorCode::OutOfMemory {
-                    self.batcher.halve();
-                }
-                tracing::warn!(samples = ids.len(), reason = %refusal.message, "a batch failed; evaluating its samples one by one");
-                ids.iter()
-                    .flat_map(|id| match caught(|| self.evaluate(&[*id])) {
-                        Ok(outputs) => self.advance(&[*id], outputs),
-                        Err(refusal) => vec![(*id, Err(refusal))],
-                    })
-                    .collect()
-            }
-            Err(refusal) => vec![(ids[0], Err(refusal))],
-        }
-    }
-
     /// The network's outputs for each sample's rows: one forward for all of them.
-    fn evaluate(&self, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
+    pub(super) fn evaluate(&self, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
         for id in ids {
             let sample = &self.samples[id];
             self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
@@ -61,7 +29,8 @@ impl StepLoop {
         Ok(ids.iter().map(|id| outputs.by_ref().take(self.samples[id].meta.rows_now as usize).collect()).collect())
     }
 
-    fn advance(&mut self, ids: &[SampleId], outputs: Vec<Vec<Tensor>>) -> Vec<(SampleId, Result<(), Refusal>)> {
+    /// Each sample by its outputs; one that fails leaves the others as they are.
+    pub(super) fn advance(&mut self, ids: &[SampleId], outputs: Vec<Vec<Tensor>>) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for (id, outputs) in ids.iter().zip(outputs) {
             let Some(sample) = self.samples.get_mut(id) else { continue };
