@@ -103,7 +103,7 @@ pub struct DrawnBy {
 }
 
 /// A model that drew a picture.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrawnByModel {
     /// The name clients use.
     pub id: ModelId,

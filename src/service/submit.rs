@@ -135,6 +135,10 @@ impl GenerationService {
         match self.parts.jobs.cancel(id).await?.ok_or(Error::JobNotFound(id))? {
             Cancelled::Now(job) => {
                 self.parts.metrics.jobs_ended.with_label_values(&["cancelled"]).inc();
+                // An attempt that was lost or handed back may have left pictures and where it stood.
+                if let Err(error) = self.parts.artifacts.remove_drawn(id).await {
+                    tracing::warn!(job.id = %id, %error, "cannot remove what was drawn of a cancelled job");
+                }
                 self.parts.events.publish(id, JobEventKind::Cancelled).await;
                 Ok(Some(self.view(job).await?))
             }

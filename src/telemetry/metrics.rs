@@ -59,6 +59,10 @@ pub struct Metrics {
     pub model_bytes: IntGaugeVec,
     /// Jobs taken from workers that were lost.
     pub rescued: IntCounter,
+    /// Jobs handed back with where they stood.
+    pub parked: IntCounter,
+    /// Jobs that went on where they had been parked.
+    pub resumed: IntCounter,
     /// Failed store operations.
     pub store_errors: IntCounter,
 }
@@ -164,6 +168,8 @@ impl Metrics {
             )?,
             model_bytes: make.gauges("darkroom_model_bytes", "Memory of loaded weights.", &["model", "device"])?,
             rescued: make.counter("darkroom_rescued_jobs_total", "Jobs taken from workers that were lost.")?,
+            parked: make.counter("darkroom_parked_jobs_total", "Jobs handed back with where they stood.")?,
+            resumed: make.counter("darkroom_resumed_jobs_total", "Jobs that went on where they had been parked.")?,
             store_errors: make.counter("darkroom_store_errors_total", "Failed store operations.")?,
             registry: make.0,
         })

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::parking::ParkedJob;
 use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
 use crate::images::{Canvas, ControlPicture, RgbImage};
@@ -22,6 +23,9 @@ pub struct EngineJob {
     /// The models it is drawn with, where the engine does not have them anyway. The engine lets go of them before it tells of
     /// the job's end.
     pub pipelines: Vec<Arc<dyn Pipeline>>,
+    /// Where it stood when it was taken off an engine. Not used, with a word in the log, where it is not this job's state to
+    /// the bit.
+    pub parked: Option<Box<ParkedJob>>,
 }
 
 impl std::fmt::Debug for EngineJob {
@@ -30,7 +34,7 @@ impl std::fmt::Debug for EngineJob {
     }
 }
 
-/// What the engine tells while it draws; each job's last one is `Finished`, `Failed` or `Cancelled`.
+/// What the engine tells while it draws; each job's last one is `Finished`, `Failed`, `Cancelled` or `Parked`.
 #[derive(Debug)]
 pub enum EngineEvent {
     /// The job's prompt is encoded and its samples are aboard.
@@ -41,6 +45,8 @@ pub enum EngineEvent {
         warnings: Vec<String>,
         /// By which files its pictures are drawn.
         drawn_by: DrawnBy,
+        /// Whether it goes on where it was parked.
+        is_resumed: bool,
     },
     /// One picture took a step.
     Progress {
@@ -93,6 +99,13 @@ pub enum EngineEvent {
     Cancelled {
         /// Whose.
         job: JobId,
+    },
+    /// The job was taken off as asked.
+    Parked {
+        /// Whose.
+        job: JobId,
+        /// Where it stands; `None` where that cannot be kept.
+        parked: Option<Box<ParkedJob>>,
     },
     /// One forward ran.
     Batch(BatchReport),

@@ -10,6 +10,7 @@ mod fault;
 mod forward;
 mod guidance;
 mod hand_over;
+mod parking;
 mod refusal;
 mod sample;
 mod stages;
@@ -19,6 +20,7 @@ mod thread;
 
 pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
+pub use parking::{MAX_PARKED_BYTES, ParkedJob, Unreadable};
 pub use stages::Stages;
 pub use step_loop::StepLoop;
 pub use thread::{Drawing, EngineHandle, EngineStopped, draw, draw_with, start};

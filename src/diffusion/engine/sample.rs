@@ -1,5 +1,7 @@
 //! One picture in progress: all that a step reads and writes.
 
+mod parking;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -26,8 +28,6 @@ pub(super) struct Told {
     /// Only when guided.
     pub uncond: Option<Conditioning>,
     pub controls: Controls,
-    /// Where it is not noise alone.
-    pub start: Option<Start>,
     /// What the request's pictures were put on.
     pub canvas: Option<Arc<Canvas>>,
     /// The pass that follows, where one does.
@@ -63,10 +63,14 @@ impl Told {
         self.plan.steps.len() + self.next.as_ref().map_or(0, |next| next.told.evaluations())
     }
 
-    /// Steps that people count, those of the next pass too.
+    /// Steps that people count, of this pass.
+    pub(super) fn own_steps(&self) -> u32 {
+        self.plan.steps.iter().filter(|step| step.ends_step).count() as u32
+    }
+
+    /// The same, those of the next pass too.
     pub(super) fn steps(&self) -> u32 {
-        let own = self.plan.steps.iter().filter(|step| step.ends_step).count() as u32;
-        own + self.next.as_ref().map_or(0, |next| next.told.steps())
+        self.own_steps() + self.next.as_ref().map_or(0, |next| next.told.steps())
     }
 }
 
@@ -75,7 +79,9 @@ pub(super) struct SampleState {
     pub image: u32,
     pub meta: SampleMeta,
     pub told: Arc<Told>,
-    /// Model evaluations made.
+    /// 0, or 1 when another was before.
+    pass: usize,
+    /// Model evaluations made in this pass.
     evaluated: usize,
     /// In this pass, and in those before.
     steps_taken: u32,
@@ -101,13 +107,13 @@ impl SampleState {
     pub(super) fn begin(
         (job, image): (JobId, u32),
         meta: SampleMeta,
-        told: Arc<Told>,
+        (told, start): (Arc<Told>, Option<&Start>),
         request: &GenerationRequest,
         pipeline: &dyn Pipeline,
     ) -> Result<Self> {
         let mut noise = NoiseGenerator::new(request.noise(), request.image_seed(image));
         let mut drawn = || draw(&mut noise, meta.key.latent_shape, pipeline);
-        let Begun { latents, kept, extra_channels } = match &told.start {
+        let Begun { latents, kept, extra_channels } = match start {
             Some(start) => start.begin(&told.plan, drawn)?,
             None => Begun { latents: (drawn()? * told.plan.init_noise_sigma)?, kept: None, extra_channels: None },
         };
@@ -116,6 +122,7 @@ impl SampleState {
             image,
             meta,
             told,
+            pass: 0,
             evaluated: 0,
             steps_taken: 0,
             steps_before: 0,
@@ -149,6 +156,7 @@ impl SampleState {
         Ok(Self {
             meta,
             told,
+            pass: self.pass + 1,
             evaluated: 0,
             steps_taken: 0,
             steps_before: self.steps_before + self.steps_taken,

@@ -136,6 +136,16 @@ impl Start {
 }
 
 impl Kept {
+    /// Of what [`Kept::parts`] gave.
+    pub(super) fn of(mask: Tensor, latents: Tensor, noise: Tensor) -> Self {
+        Self { mask, latents, noise }
+    }
+
+    /// The mask, the latents and the noise.
+    pub(super) fn parts(&self) -> [&Tensor; 3] {
+        [&self.mask, &self.latents, &self.noise]
+    }
+
     /// As a run keeps it that goes on with these latents, with noise of its own (diffusers' inpainting given latents).
     pub(super) fn within(self, latents: &Tensor, noise: Tensor) -> Self {
         Self { latents: latents.clone(), noise, ..self }

@@ -3,6 +3,7 @@
 mod admission;
 mod evaluation;
 mod halving;
+mod parking;
 mod settling;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,14 +15,18 @@ use super::controls::without_controls;
 use super::events::{EngineDemand, EngineEvent, EngineTimings, EventSink};
 use super::fault::{Fault, FaultPoint};
 use super::refusal::Refusal;
-use super::sample::SampleState;
-use crate::diffusion::batching::{Batcher, Demand, SampleId, StepBatch};
+use super::sample::{SampleState, Told};
+use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, StepBatch};
 use crate::diffusion::pipelines::Pipeline;
-use crate::domain::{JobId, ModelId, SizeKey};
+use crate::domain::{GenerationRequest, JobId, ModelId, SizeKey};
 
 struct JobState {
     /// What it brought.
     pipelines: Vec<Arc<dyn Pipeline>>,
+    request: Arc<GenerationRequest>,
+    /// Of its first pass.
+    key: Arc<BatchKey>,
+    told: Arc<Told>,
     pending: u32,
     timings: EngineTimings,
     first_step: Option<Instant>,

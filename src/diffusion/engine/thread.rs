@@ -18,6 +18,7 @@ enum Command {
     Admit(EngineJob),
     Cancel(JobId),
     Waiting(u32),
+    Park(JobId),
     Stop,
 }
 
@@ -60,6 +61,7 @@ fn run(commands: &Receiver<Command>, mut engine: StepLoop) {
             Ok(Command::Admit(job)) => engine.admit(&job),
             Ok(Command::Cancel(job)) => engine.cancel(job),
             Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
+            Ok(Command::Park(job)) => engine.park(job),
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => engine.tick(),
         }
@@ -79,6 +81,14 @@ impl EngineHandle {
     pub fn cancel(&self, job: JobId) {
         // An engine that is gone has nothing to leave.
         let _ = self.send(Command::Cancel(job));
+    }
+
+    /// Takes a job off at the next step; `Parked` follows, unless it ended before.
+    ///
+    /// # Errors
+    /// The engine has ended or hangs.
+    pub fn park(&self, job: JobId) -> Result<(), EngineStopped> {
+        self.send(Command::Park(job))
     }
 
     /// Tells how many rows wait for this device in the queue: how many are worth a forward depends on it.
@@ -166,6 +176,7 @@ pub fn draw_with(
         controls,
         place: QueuePlace { rank_ms: 0, id },
         pipelines: Vec::new(),
+        parked: None,
     };
     let mut engine = StepLoop::new(pipelines, options, sink);
     engine.admit(&job);

@@ -15,7 +15,19 @@ mod torch_cuda;
 pub use torch_cpu::{TorchCpuGenerator, TorchCpuState};
 pub use torch_cuda::TorchCudaGenerator;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::NoiseSource;
+
+/// Where a generator stands: small, and enough to go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoiseState {
+    /// [`NoiseSource::TorchCpu`]
+    TorchCpu(TorchCpuState),
+    /// [`NoiseSource::TorchCuda`]
+    TorchCuda(TorchCudaGenerator),
+}
 
 /// One of PyTorch's generators.
 #[derive(Clone, Debug)]
@@ -33,6 +45,28 @@ impl NoiseGenerator {
         match source {
             NoiseSource::TorchCpu => Self::TorchCpu(TorchCpuGenerator::new(seed)),
             NoiseSource::TorchCuda => Self::TorchCuda(TorchCudaGenerator::new(seed)),
+        }
+    }
+
+    /// Where it stands now.
+    pub fn state(&self) -> NoiseState {
+        match self {
+            Self::TorchCpu(generator) => NoiseState::TorchCpu(generator.state()),
+            Self::TorchCuda(generator) => NoiseState::TorchCuda(*generator),
+        }
+    }
+
+    /// A generator that goes on where another stood; `None` where that was of another source or seed, or claims to have
+    /// drawn more than `most` words (PyTorch's CPU generator) or calls (its CUDA generator). Takes about a nanosecond a word.
+    pub fn resume(state: NoiseState, (source, seed): (NoiseSource, u64), most: u64) -> Option<Self> {
+        match (state, source) {
+            (NoiseState::TorchCpu(state), NoiseSource::TorchCpu) if state.seed == seed && state.words <= most => {
+                Some(Self::TorchCpu(TorchCpuGenerator::resume(state)))
+            }
+            (NoiseState::TorchCuda(generator), NoiseSource::TorchCuda) if generator.is_of(seed, most) => {
+                Some(Self::TorchCuda(generator))
+            }
+            _ => None,
         }
     }
 

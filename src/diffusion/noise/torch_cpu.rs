@@ -22,8 +22,9 @@ pub struct TorchCpuState {
     pub seed: u64,
     /// 32-bit words drawn since.
     pub words: u64,
-    /// The second half of a pair, kept for the next draw of fewer than 16 values.
-    pub spare: Option<f64>,
+    /// The second half of a pair, kept for the next draw of fewer than 16 values: its bits, since not every reader of JSON
+    /// gives a fraction back to the bit.
+    pub spare: Option<u64>,
 }
 
 impl TorchCpuGenerator {
@@ -90,12 +91,12 @@ impl TorchCpuGenerator {
 
     fn normal_f64(&mut self) -> f64 {
         if let Some(spare) = self.state.spare.take() {
-            return spare;
+            return f64::from_bits(spare);
         }
         let u1 = self.uniform_f64();
         let u2 = self.uniform_f64();
         let (value, spare) = normal_pair(u1, u2);
-        self.state.spare = Some(spare);
+        self.state.spare = Some(spare.to_bits());
         value
     }
 

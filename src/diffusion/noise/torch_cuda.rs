@@ -44,6 +44,11 @@ impl TorchCudaGenerator {
         Self { max_threads: Some(max_threads), ..Self::new(seed) }
     }
 
+    /// Whether it is as [`TorchCudaGenerator::new`] makes it of this seed, and has drawn no more than so many calls.
+    pub(super) fn is_of(&self, seed: u64, most: u64) -> bool {
+        *self == Self { drawn: self.drawn, ..Self::new(seed) } && self.drawn <= most
+    }
+
     /// Fills `out` as `torch.randn(out.len(), generator=g, device="cuda")` fills a contiguous float32 tensor of that many
     /// elements, whatever its shape. One call here is one call there.
     pub fn standard_normal(&mut self, out: &mut [f32]) {

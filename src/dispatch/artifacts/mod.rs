@@ -1,5 +1,5 @@
-//! Stores pictures by job: those that were drawn by index, those that came with the request by what they are for. Over the
-//! `object_store` crate: memory or filesystem.
+//! Stores pictures by job: those that were drawn by index, those that came with the request by what they are for; and where a
+//! job stands that was taken off its engine. Over the `object_store` crate: memory or filesystem.
 //!
 //! Does not know which pictures a job has: that is its row in the job store.
 //!
@@ -23,7 +23,8 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::{ImageFormat, InputName, JobId};
 
-/// Pictures by `jobs/<id>/<index>.<ext>` and `jobs/<id>/inputs/<name>`. Clones share the store.
+/// Pictures by `jobs/<id>/<index>.<ext>` and `jobs/<id>/inputs/<name>`, a parked job's state by `jobs/<id>/parked`. Clones share
+/// the store.
 #[derive(Clone)]
 pub struct ArtifactStore {
     store: Arc<dyn ObjectStore>,
@@ -48,6 +49,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system says.
         reason: String,
+    },
+    /// What is stored is larger than whoever asks for it would take.
+    #[error("it has {size_bytes} bytes; at most {most} are taken")]
+    TooLarge {
+        /// Of what is stored.
+        size_bytes: u64,
+        /// Asked for.
+        most: u64,
     },
     /// The store did not do its part.
     #[error("the artifact store failed: {0}")]
@@ -125,7 +134,43 @@ impl ArtifactStore {
         }
     }
 
-    /// Removes all that was drawn of a job, not what came with its request; without any, nothing happens.
+    /// Stores where a job stands that was taken off its engine. The last put wins: the same pictures come of each.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; what was stored before is still there.
+    pub async fn put_parked(&self, job: JobId, state: Bytes) -> Result<()> {
+        self.store.put(&parked_key(job), state.into()).await?;
+        Ok(())
+    }
+
+    /// Where a job stands; `None` when nothing is stored of it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for more than `most` bytes, none of which are read; [`Error::Storage`].
+    pub async fn get_parked(&self, job: JobId, most: u64) -> Result<Option<Bytes>> {
+        let found = match self.store.get(&parked_key(job)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match found.meta.size {
+            size_bytes if size_bytes > most => Err(Error::TooLarge { size_bytes, most }),
+            _ => Ok(Some(found.bytes().await?)),
+        }
+    }
+
+    /// Removes what [`ArtifactStore::put_parked`] stored; without any, nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; the removal may be tried again.
+    pub async fn remove_parked(&self, job: JobId) -> Result<()> {
+        match self.store.delete(&parked_key(job)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes all that was drawn of a job and where it stands, not what came with its request; without any, nothing happens.
     ///
     /// # Errors
     /// [`Error::Storage`]; some may be left, and the removal may be tried again.
@@ -157,7 +202,8 @@ impl ArtifactStore {
 }
 
 impl Stored {
-    fn of(bytes: &[u8]) -> Self {
+    /// As these bytes lie there.
+    pub fn of(bytes: &[u8]) -> Self {
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         Self { size_bytes: bytes.len() as u64, sha256 }
     }
@@ -175,6 +221,10 @@ fn inputs(job: JobId) -> Key {
 
 fn input_key(job: JobId, input: InputName) -> Key {
     inputs(job).join(input.to_string())
+}
+
+fn parked_key(job: JobId) -> Key {
+    Key::from(format!("jobs/{job}/parked"))
 }
 
 fn key(job: JobId, index: u32, format: ImageFormat) -> Key {

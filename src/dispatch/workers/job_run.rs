@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::models::Held;
+use super::parked;
 use super::pool::PoolParts;
-use crate::diffusion::engine::EngineTimings;
+use crate::diffusion::engine::{EngineTimings, ParkedJob};
 use crate::dispatch::jobs::{self, ClaimedJob, Lease, Outcome};
 use crate::domain::{Artifact, DrawnBy, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings};
 use crate::images::{self, PictureInfo, RgbImage};
@@ -20,11 +21,23 @@ pub(super) struct JobRun {
     /// What it is drawn with, kept loaded.
     models: Vec<Held>,
     pictures: Vec<JoinHandle<Result<Artifact, String>>>,
+    /// Stored before it was parked, where it goes on from there.
+    stored: Vec<Artifact>,
+    /// Something may lie in the store of where it stood.
+    was_parked: bool,
 }
 
 impl JobRun {
-    pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>) -> Self {
-        Self { claimed, warnings: Vec::new(), drawn_by: DrawnBy::default(), models, pictures: Vec::new() }
+    pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>, parked: Option<&ParkedJob>) -> Self {
+        Self {
+            claimed,
+            warnings: Vec::new(),
+            drawn_by: DrawnBy::default(),
+            models,
+            pictures: Vec::new(),
+            stored: parked.map(|parked| parked.stored().to_vec()).unwrap_or_default(),
+            was_parked: parked.is_some(),
+        }
     }
 
     /// The engine draws it no longer.
@@ -36,9 +49,17 @@ impl JobRun {
         self.claimed.job.id
     }
 
-    /// The engine took it.
-    pub(super) fn started(&mut self, warnings: Vec<String>, drawn_by: DrawnBy) {
+    /// The engine took it, where it was parked or anew.
+    pub(super) fn started(&mut self, warnings: Vec<String>, drawn_by: DrawnBy, is_resumed: bool) {
         (self.warnings, self.drawn_by) = (warnings, drawn_by);
+        if !is_resumed {
+            self.stored.clear();
+        }
+    }
+
+    /// Its pictures that were stored before it was parked.
+    pub(super) fn stored(&self) -> &[Artifact] {
+        &self.stored
     }
 
     /// Encodes, stores and announces one picture beside the engine's next step.
@@ -48,11 +69,10 @@ impl JobRun {
         self.pictures.push(tokio::spawn(async move { store_picture(&parts, &job, (index, info), picture).await }));
     }
 
-    /// Waits for its pictures, then ends the job: stored first, then the row, then the event.
-    pub(super) async fn succeed(self, parts: PoolParts, engine: EngineTimings) {
-        let began = Instant::now();
-        let (mut stored, mut failure) = (Vec::new(), None);
-        for picture in self.pictures {
+    /// Waits for its pictures; by index.
+    async fn pictures(&mut self) -> Result<Vec<Artifact>, String> {
+        let (mut stored, mut failure) = (std::mem::take(&mut self.stored), None);
+        for picture in self.pictures.drain(..) {
             match picture.await {
                 Ok(Ok(artifact)) => stored.push(artifact),
                 Ok(Err(reason)) => failure = Some(reason),
@@ -60,6 +80,13 @@ impl JobRun {
             }
         }
         stored.sort_by_key(|artifact| artifact.index);
+        failure.map_or(Ok(stored), Err)
+    }
+
+    /// Waits for its pictures, then ends the job: stored first, then the row, then the event.
+    pub(super) async fn succeed(mut self, parts: PoolParts, engine: EngineTimings) {
+        let began = Instant::now();
+        let stored = self.pictures().await;
         parts.metrics.decode_seconds.observe(engine.decode_ms as f64 / 1e3);
         let timings = JobTimings {
             encode_ms: engine.encode_ms,
@@ -68,15 +95,43 @@ impl JobRun {
             store_ms: began.elapsed().as_millis() as u64,
             ..JobTimings::default()
         };
-        let outcome = match failure {
-            None => Outcome::Succeeded { images: stored, timings, warnings: self.warnings },
-            Some(reason) => {
+        let outcome = match stored {
+            Ok(images) => Outcome::Succeeded { images, timings, warnings: self.warnings },
+            Err(reason) => {
                 tracing::error!(job.id = %self.claimed.job.id, %reason, "a picture could not be stored");
                 let message = "a finished picture could not be stored".to_owned();
                 Outcome::Failed(JobError { code: ErrorCode::Internal, message })
             }
         };
         end(&parts, &self.claimed.lease, outcome).await;
+        if self.was_parked {
+            parked::remove(&parts, self.claimed.job.id).await;
+        }
+    }
+
+    /// Waits for its pictures, stores where the others stand, and hands the job back: whoever takes it goes on there.
+    pub(super) async fn park(mut self, parts: PoolParts, state: Option<Box<ParkedJob>>) {
+        match (state, self.pictures().await) {
+            (Some(state), Ok(stored)) => parked::keep(&parts, state.with_stored(stored)).await,
+            (_, Err(reason)) => {
+                tracing::warn!(job.id = %self.id(), %reason, "a picture could not be stored; the job will start anew");
+            }
+            // The engine has said why.
+            (None, Ok(_)) => {}
+        }
+        self.hand_back(&parts).await;
+    }
+
+    /// Uncounted, to the queue.
+    pub(super) async fn hand_back(&self, parts: &PoolParts) {
+        match parts.jobs.release(&self.claimed.lease).await {
+            Ok(_) => {
+                parts.hub.left(self.id());
+                parts.events.publish(self.id(), JobEventKind::Queued).await;
+                tracing::info!(job.id = %self.id(), "handed back to the queue");
+            }
+            Err(error) => tracing::warn!(job.id = %self.id(), %error, "cannot hand a job back; it will be rescued"),
+        }
     }
 }
 

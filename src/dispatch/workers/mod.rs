@@ -8,6 +8,7 @@ mod filling;
 mod inputs;
 mod job_run;
 mod models;
+mod parked;
 mod pool;
 mod upkeep;
 mod worker;

@@ -1,5 +1,6 @@
 //! One device's task: between the store and its engine.
 
+mod leaving;
 mod wanting;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use super::filling::Filling;
 use super::inputs::{self, Given, NotGiven};
 use super::job_run::{JobRun, end};
 use super::models::Collection;
+use super::parked;
 use super::pool::{PoolParts, WorkerOptions};
 use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
@@ -39,7 +41,7 @@ pub(super) struct Worker {
     parts: PoolParts,
     options: WorkerOptions,
     stop: watch::Receiver<Option<Instant>>,
-    engine: EngineHandle,
+    engine: Arc<EngineHandle>,
     events: mpsc::Receiver<EngineEvent>,
     /// In the engine's hands.
     aboard: HashMap<JobId, JobRun>,
@@ -54,7 +56,7 @@ pub(super) struct Worker {
 }
 
 /// An engine without models: jobs bring theirs.
-fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
+fn start_engine(options: &WorkerOptions) -> Result<(Arc<EngineHandle>, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
         EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) | EngineEvent::Demand(_) => {
@@ -64,7 +66,7 @@ fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver
         // A worker that is gone has handed its jobs back.
         _ => drop(sender.blocking_send(event)),
     });
-    Ok((engine::start(Vec::new(), options.engine.clone(), sink)?, events))
+    Ok((Arc::new(engine::start(Vec::new(), options.engine.clone(), sink)?), events))
 }
 
 impl Worker {
@@ -202,8 +204,9 @@ impl Worker {
         join_all(ready).await;
         let given = claimed.iter().map(|ClaimedJob { job, .. }| inputs::given(&self.parts, job, pipeline_of(job)));
         let given = join_all(given).await;
+        let parked = join_all(claimed.iter().map(|ClaimedJob { job, .. }| parked::fetch(&self.parts, job))).await;
         let mut jobs = Vec::new();
-        for (claimed, given) in claimed.into_iter().zip(given) {
+        for ((claimed, given), parked) in claimed.into_iter().zip(given).zip(parked) {
             if let Err(NotGiven::NotNow(reason)) = &given {
                 let id = claimed.job.id;
                 tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
@@ -221,10 +224,10 @@ impl Worker {
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
             let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
-            self.aboard.insert(id, JobRun::new(claimed, models));
+            self.aboard.insert(id, JobRun::new(claimed, models, parked.as_deref()));
             match given {
                 Ok(Given { canvas, controls }) => {
-                    jobs.push(EngineJob { id, request, canvas, controls, place, pipelines });
+                    jobs.push(EngineJob { id, request, canvas, controls, place, pipelines, parked });
                 }
                 Err(NotGiven::Missing(message) | NotGiven::NotNow(message)) => {
                     self.end(id, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
@@ -268,11 +271,17 @@ impl Worker {
 
     async fn heed(&mut self, event: EngineEvent) {
         match event {
-            EngineEvent::Finished { job, .. } | EngineEvent::Failed { job, .. } | EngineEvent::Cancelled { job }
+            EngineEvent::Finished { job, .. }
+            | EngineEvent::Failed { job, .. }
+            | EngineEvent::Cancelled { job }
+            | EngineEvent::Parked { job, .. }
                 if self.leaving.remove(&job).is_some() => {}
-            EngineEvent::Started { job, warnings, drawn_by } => {
+            EngineEvent::Started { job, warnings, drawn_by, is_resumed } => {
                 if let Some(run) = self.aboard.get_mut(&job) {
-                    run.started(warnings, drawn_by);
+                    run.started(warnings, drawn_by, is_resumed);
+                    if is_resumed {
+                        parked::tell(&self.parts, run).await;
+                    }
                 }
             }
             EngineEvent::Progress { job, image, step, total } if self.aboard.contains_key(&job) => {
@@ -292,23 +301,33 @@ impl Worker {
                 }
             }
             EngineEvent::Finished { job, timings } => {
-                if let Some(mut run) = self.aboard.remove(&job) {
-                    run.let_models_go();
-                    self.ending_leases.insert(job, run.claimed.clone());
-                    let parts = self.parts.clone();
-                    self.ending.spawn(async move {
-                        run.succeed(parts, timings).await;
-                        job
-                    });
-                }
+                let parts = self.parts.clone();
+                self.end_beside(job, |run| run.succeed(parts, timings));
             }
             EngineEvent::Failed { job, code, message } => {
                 self.end(job, Outcome::Failed(JobError { code, message })).await
             }
             EngineEvent::Cancelled { job } => self.end(job, Outcome::Cancelled).await,
+            EngineEvent::Parked { job, parked } => {
+                let parts = self.parts.clone();
+                self.end_beside(job, |run| run.park(parts, parked));
+            }
             EngineEvent::Batch(report) => self.measure(report),
             EngineEvent::Demand(demand) => self.filling.heed(demand),
             EngineEvent::Progress { .. } | EngineEvent::Preview { .. } => {}
+        }
+    }
+
+    /// The engine is done with a job; what is left to do of it is done beside the others, its lease renewed meanwhile.
+    fn end_beside<F: Future<Output = ()> + Send + 'static>(&mut self, job: JobId, rest: impl FnOnce(JobRun) -> F) {
+        if let Some(mut run) = self.aboard.remove(&job) {
+            run.let_models_go();
+            self.ending_leases.insert(job, run.claimed.clone());
+            let rest = rest(run);
+            self.ending.spawn(async move {
+                rest.await;
+                job
+            });
         }
     }
 
@@ -399,27 +418,6 @@ impl Worker {
         match start_engine(&self.options) {
             Ok((engine, events)) => (self.engine, self.events) = (engine, events),
             Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),
-        }
-    }
-
-    /// Stops the engine, waits for pictures being stored, and hands back what is still aboard.
-    async fn leave(mut self) {
-        let engine = self.engine;
-        // The engine may be waiting for room in the channel: taking its events lets it see the stop.
-        let stopped = tokio::task::spawn_blocking(move || engine.stop());
-        while self.events.recv().await.is_some() {}
-        if let Err(error) = stopped.await {
-            tracing::warn!(%error, "the engine's stop failed");
-        }
-        while self.ending.join_next().await.is_some() {}
-        for run in self.aboard.into_values() {
-            match self.parts.jobs.release(&run.claimed.lease).await {
-                Ok(_) => {
-                    self.parts.events.publish(run.id(), JobEventKind::Queued).await;
-                    tracing::info!(job.id = %run.id(), "handed back to the queue");
-                }
-                Err(error) => tracing::warn!(job.id = %run.id(), %error, "cannot hand a job back; it will be rescued"),
-            }
         }
     }
 

@@ -78,6 +78,29 @@ async fn a_removed_job_has_no_pictures_and_its_neighbour_keeps_its_own() {
 }
 
 #[tokio::test]
+async fn the_last_state_of_a_parked_job_is_got_within_bounds_and_leaves_with_what_was_drawn() {
+    let (_folder, stores) = both();
+    for store in stores {
+        let [job, other] = [JobId::generate(), JobId::generate()];
+        assert_eq!(store.get_parked(job, 10).await.unwrap(), None);
+        store.remove_parked(job).await.unwrap();
+        for state in [&b"longer"[..], b"last"] {
+            store.put_parked(job, Bytes::from_static(state)).await.unwrap();
+            store.put_parked(other, Bytes::from_static(state)).await.unwrap();
+        }
+        assert_eq!(store.get_parked(job, 4).await.unwrap().as_deref(), Some(&b"last"[..]));
+        let error = store.get_parked(job, 3).await.unwrap_err();
+        assert!(matches!(error, Error::TooLarge { size_bytes: 4, most: 3 }), "{error}");
+        store.put(job, 0, Png, Bytes::from_static(b"abc")).await.unwrap();
+        store.remove_parked(job).await.unwrap();
+        assert_eq!(store.get_parked(job, 4).await.unwrap(), None);
+        assert!(store.get(job, 0, Png).await.unwrap().is_some(), "its pictures stay");
+        store.remove_drawn(other).await.unwrap();
+        assert_eq!(store.get_parked(other, 4).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_folder_keeps_pictures_and_no_empty_folders() {
     let folder = tempfile::tempdir().unwrap();
     let job = JobId::generate();

@@ -4,6 +4,7 @@
 mod bench;
 mod command_line;
 mod crash;
+mod drain;
 mod faults;
 mod models;
 mod page;

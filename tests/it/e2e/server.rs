@@ -96,7 +96,11 @@ impl Server {
     }
 
     pub(super) async fn picture(&self, job: &str) -> Vec<u8> {
-        self.bytes(&format!("/v1/jobs/{job}/images/0")).await
+        self.image(job, 0).await
+    }
+
+    pub(super) async fn image(&self, job: &str, index: u32) -> Vec<u8> {
+        self.bytes(&format!("/v1/jobs/{job}/images/{index}")).await
     }
 
     /// The names of a job's events, up to `last` or the stream's end.

@@ -28,7 +28,7 @@ fn the_engine_lets_go_of_them_before_it_tells_of_the_last_jobs_end() {
         draft.steps = Some(steps);
         let (id, request) = (JobId::generate(), Arc::new(checked(draft, &*tiny)));
         let place = QueuePlace { rank_ms: 0, id };
-        engine.admit(&EngineJob { id, request, canvas: None, controls: Vec::new(), place, pipelines });
+        engine.admit(&EngineJob { id, request, canvas: None, controls: Vec::new(), place, pipelines, parked: None });
         id
     };
     let brought = || vec![tiny.clone()];

@@ -173,14 +173,21 @@ fn started_from(k: u64) -> (RgbImage, GrayImage) {
     (picture, GrayImage::from_pixels(width, height, (0..width * height).map(masked).collect()).unwrap())
 }
 
-struct Bed {
+/// Requests, and what each of them draws alone.
+pub(super) struct Bed {
     /// The first is the one that requests name.
-    pipelines: Vec<Arc<dyn Pipeline>>,
-    requests: Vec<Drawing>,
-    alone: Vec<Vec<RgbImage>>,
+    pub(super) pipelines: Vec<Arc<dyn Pipeline>>,
+    pub(super) requests: Vec<Drawing>,
+    pub(super) alone: Vec<Vec<RgbImage>>,
 }
 
 impl Bed {
+    /// Of requests of a few steps in two sizes.
+    pub(super) fn of(pipelines: Vec<Arc<dyn Pipeline>>, sides: [i64; 2]) -> Self {
+        let requests = requests(&pipelines, sides, 2..5);
+        Self::new(pipelines, requests)
+    }
+
     fn new(pipelines: Vec<Arc<dyn Pipeline>>, requests: Vec<Drawing>) -> Self {
         // A batch has one sample at least, and so here at most.
         let caps = BatchCaps { max_rows: 1, max_row_pixels: u64::MAX };
@@ -287,16 +294,14 @@ fn asked(variable: &str) -> Option<u32> {
 #[test]
 fn on_a_tiny_model_no_schedule_changes_a_picture() {
     let tiny = vec![controlled_pipeline("tiny-sd")];
-    let requests = requests(&tiny, [16, 24], 2..5);
-    holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(600));
+    holds(&Bed::of(tiny, [16, 24]), asked("INVARIANCE_SCHEDULES").unwrap_or(600));
 }
 
 /// Rows of one forward differ in pooled prompts and sizes too, and some pictures pass from the base's batches to the refiner's.
 #[test]
 fn on_a_tiny_xl_model_no_schedule_changes_a_picture() {
     let tiny = vec![controlled_pipeline("tiny-sdxl"), pipeline("tiny-sdxl-refiner")];
-    let requests = requests(&tiny, [64, 72], 2..5);
-    holds(&Bed::new(tiny, requests), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
+    holds(&Bed::of(tiny, [64, 72]), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
 }
 
 #[test]

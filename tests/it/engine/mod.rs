@@ -5,6 +5,7 @@ mod continuous;
 mod controls;
 mod invariance;
 mod memory;
+mod parking;
 mod simulation;
 mod stepper;
 
@@ -43,7 +44,7 @@ fn run_together(
     let jobs = requests.iter().map(|(id, request)| {
         let place = QueuePlace { rank_ms: 0, id: *id };
         let (request, canvas) = (Arc::new(request.clone()), None);
-        EngineJob { id: *id, request, canvas, controls: Vec::new(), place, pipelines: Vec::new() }
+        EngineJob { id: *id, request, canvas, controls: Vec::new(), place, pipelines: Vec::new(), parked: None }
     });
     handle.admit(jobs.collect()).unwrap();
     drop(held);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::batching::{BatchCaps, Cost};
-use darkroom::diffusion::engine::{BatchReport, Drawing, EngineEvent, EngineJob, EngineOptions, FaultHook, StepLoop};
+use darkroom::diffusion::engine::{
+    BatchReport, Drawing, EngineEvent, EngineJob, EngineOptions, FaultHook, ParkedJob, StepLoop,
+};
 use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace};
 use darkroom::images::RgbImage;
@@ -32,6 +34,9 @@ pub(super) struct Stepper {
     pub(super) cancelled: Vec<JobId>,
     /// With the sentence that says why.
     pub(super) failed: Vec<(JobId, ErrorCode, String)>,
+    pub(super) parked: HashMap<JobId, ParkedJob>,
+    /// Those that went on where they were parked.
+    pub(super) resumed: Vec<JobId>,
 }
 
 impl Stepper {
@@ -49,6 +54,8 @@ impl Stepper {
             finished: Vec::new(),
             cancelled: Vec::new(),
             failed: Vec::new(),
+            parked: HashMap::new(),
+            resumed: Vec::new(),
         }
     }
 
@@ -65,12 +72,26 @@ impl Stepper {
     /// The same of a job that may start from a picture.
     pub(super) fn admit_drawing(&mut self, drawing: &Drawing, rank_ms: i64) -> JobId {
         let id = JobId::generate();
+        self.admit_as(id, drawing, rank_ms, None);
+        id
+    }
+
+    /// Admits a job that was parked, with where it stood.
+    pub(super) fn resume(&mut self, drawing: &Drawing, parked: ParkedJob, rank_ms: i64) {
+        self.admit_as(parked.job(), drawing, rank_ms, Some(Box::new(parked)));
+    }
+
+    fn admit_as(&mut self, id: JobId, drawing: &Drawing, rank_ms: i64, parked: Option<Box<ParkedJob>>) {
         let Drawing { request, canvas, controls } = drawing.clone();
         let (request, place) = (Arc::new(request), QueuePlace { rank_ms, id });
-        self.engine.admit(&EngineJob { id, request, canvas, controls, place, pipelines: Vec::new() });
+        self.engine.admit(&EngineJob { id, request, canvas, controls, place, pipelines: Vec::new(), parked });
         self.admitted += 1;
         self.hear();
-        id
+    }
+
+    pub(super) fn park(&mut self, job: JobId) {
+        self.engine.park(job);
+        self.hear();
     }
 
     pub(super) fn cancel(&mut self, job: JobId) {
@@ -102,6 +123,10 @@ impl Stepper {
                 EngineEvent::Finished { job, .. } => self.finished.push(job),
                 EngineEvent::Cancelled { job } => self.cancelled.push(job),
                 EngineEvent::Failed { job, code, message } => self.failed.push((job, code, message)),
+                EngineEvent::Started { job, is_resumed: true, .. } => self.resumed.push(job),
+                EngineEvent::Parked { job, parked } => {
+                    self.parked.insert(job, *parked.expect("its state can be kept"));
+                }
                 _ => {}
             }
         }

@@ -8,6 +8,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 mod images;
 mod loras;
 mod names;
+mod parked;
 mod prompts;
 mod safetensors;
 

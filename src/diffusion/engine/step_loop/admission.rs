@@ -13,7 +13,7 @@ use crate::diffusion::engine::hand_over::HandOver;
 use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::engine::sample::{NextPass, SampleState, Told};
 use crate::diffusion::engine::start::Start;
-use crate::diffusion::pipelines::{Adapted, Conditioning, Pipeline, Prompt, PromptSide};
+use crate::diffusion::pipelines::{self, Adapted, Conditioning, Pipeline, Prompt, PromptSide};
 use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, ModelId};
 use crate::images::ControlPicture;
 
@@ -39,34 +39,57 @@ impl StepLoop {
         let (key, mut told) = self.pass(&adapted, request, (&job.controls, 0))?;
         told.next = self.next_pass(job, &adapted)?;
         let warnings = adapted.warnings.into_iter().chain(told.warnings()).collect();
-        let pipeline = adapted.pipeline;
-        told.start = Start::of(pipeline.as_ref(), request, job.canvas.as_deref()).map_err(Refusal::failed)?;
         told.canvas = job.canvas.clone();
         let told = Arc::new(told);
+        let resumed = self.resumed(job, &key, &told);
+        let is_resumed = resumed.is_some();
+        let samples = match resumed {
+            Some(samples) => samples,
+            None => self.begun(job, &key, &told).map_err(Refusal::failed)?,
+        };
         let encode_ms = began.elapsed().as_millis() as u64;
-        for image in 0..request.num_images() {
-            let meta = SampleMeta {
-                id: SampleId(self.next_sample),
-                key: key.clone(),
-                steps: request.steps_taken(),
-                left: told.evaluations() as u32,
-                rows: told.guidance.most_rows_from(0),
-                rows_now: told.guidance.rows(0),
-                place: job.place,
-            };
-            self.next_sample += 1;
-            let sample = SampleState::begin((job.id, image), meta.clone(), told.clone(), request, pipeline.as_ref())
-                .map_err(Refusal::failed)?;
-            self.samples.insert(meta.id, sample);
-            self.batcher.add(meta);
-        }
         let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
-        let (pipelines, pending) = (job.pipelines.clone(), request.num_images());
-        self.jobs.insert(job.id, JobState { pipelines, pending, timings, first_step: None });
+        let (pipelines, pending) = (job.pipelines.clone(), samples.len() as u32);
+        let state = JobState { pipelines, request: request.clone(), key, told, pending, timings, first_step: None };
+        self.jobs.insert(job.id, state);
         let models = request.models().into_iter().filter_map(|model| self.pipelines.get(model));
         let drawn_by = DrawnBy::models(models.map(|pipeline| pipeline.info()));
-        (self.sink)(EngineEvent::Started { job: job.id, warnings, drawn_by });
+        (self.sink)(EngineEvent::Started { job: job.id, warnings, drawn_by, is_resumed });
+        for sample in samples {
+            if is_resumed {
+                let (image, step, total) = (sample.image, sample.steps_taken(), sample.total_steps());
+                (self.sink)(EngineEvent::Progress { job: job.id, image, step, total });
+            }
+            self.batcher.add(sample.meta.clone());
+            self.samples.insert(sample.meta.id, sample);
+        }
         Ok(())
+    }
+
+    /// A job's samples at their beginning.
+    fn begun(&mut self, job: &EngineJob, key: &Arc<BatchKey>, told: &Arc<Told>) -> pipelines::Result<Vec<SampleState>> {
+        let (request, pipeline) = (&job.request, told.pipeline.as_ref());
+        let start = Start::of(pipeline, request, job.canvas.as_deref())?;
+        let begin = |image| {
+            let meta = self.first_meta(job, key, told);
+            SampleState::begin((job.id, image), meta, (told.clone(), start.as_ref()), request, pipeline)
+        };
+        (0..request.num_images()).map(begin).collect()
+    }
+
+    /// What the batcher is told of one more sample of a job.
+    pub(super) fn first_meta(&mut self, job: &EngineJob, key: &Arc<BatchKey>, told: &Told) -> SampleMeta {
+        let id = SampleId(self.next_sample);
+        self.next_sample += 1;
+        SampleMeta {
+            id,
+            key: key.clone(),
+            steps: job.request.steps_taken(),
+            left: told.evaluations() as u32,
+            rows: told.guidance.most_rows_from(0),
+            rows_now: told.guidance.rows(0),
+            place: job.place,
+        }
     }
 
     fn pipeline(&self, model: &ModelId) -> Result<Arc<dyn Pipeline>, Refusal> {
@@ -96,7 +119,7 @@ impl StepLoop {
         Ok(Some(NextPass { key, told: Arc::new(told), hand_over, request: Arc::new(request) }))
     }
 
-    /// What a job's samples share in one pass, but for what they start from.
+    /// What a job's samples share in one pass.
     fn pass(
         &self,
         adapted: &Adapted,
@@ -122,7 +145,7 @@ impl StepLoop {
         let guidance = Guidance::of(request, plan.left_out);
         let controls = Controls::of(pipeline, request, controls, plan.steps.len()).map_err(Refusal::failed)?;
         let pipeline = adapted.pipeline.clone();
-        Ok((key, Told { pipeline, plan, guidance, cond, uncond, controls, start: None, canvas: None, next: None }))
+        Ok((key, Told { pipeline, plan, guidance, cond, uncond, controls, canvas: None, next: None }))
     }
 
     /// The one `Arc` of this key, so that comparing two samples' keys is comparing pointers.
