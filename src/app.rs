@@ -218,6 +218,7 @@ fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
         devices,
         engine: engine_options(settings, seams),
         lease: Duration::from_secs(settings.queue.lease_s),
+        step_timeout: Some(Duration::from_secs(settings.workers.step_timeout_s)).filter(|limit| !limit.is_zero()),
         poll: POLL,
     }
 }

@@ -152,6 +152,8 @@ pub struct WorkerSettings {
     pub max_row_pixels: u64,
     /// A preview every so many steps; 0: none.
     pub preview_every: u32,
+    /// An engine that gives no sign for so many seconds is given up; 0: none is.
+    pub step_timeout_s: u64,
 }
 
 impl Default for WorkerSettings {
@@ -162,6 +164,7 @@ impl Default for WorkerSettings {
             max_rows: 32,
             max_row_pixels: 1 << 23,
             preview_every: 4,
+            step_timeout_s: 1800,
         }
     }
 }

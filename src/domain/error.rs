@@ -31,6 +31,8 @@ wire_names! {
         Expired => "expired",
         /// The device had no memory for the job, even alone.
         OutOfMemory => "out_of_memory",
+        /// The device does not work any more.
+        DeviceFailed => "device_failed",
         /// The model cannot be loaded: its files are damaged, or it needs more memory than there is for models.
         ModelUnavailable => "model_unavailable",
         /// The drawing produced no usable picture (a NaN, a failing network).
@@ -70,7 +72,9 @@ impl ErrorCode {
             Self::QueueFull => ErrorKind::Busy,
             Self::Unavailable | Self::ModelUnavailable => ErrorKind::Unavailable,
             Self::Expired => ErrorKind::Late,
-            Self::WorkerLost | Self::OutOfMemory | Self::GenerationFailed | Self::Internal => ErrorKind::Internal,
+            Self::WorkerLost | Self::OutOfMemory | Self::DeviceFailed | Self::GenerationFailed | Self::Internal => {
+                ErrorKind::Internal
+            }
         }
     }
 }

@@ -14,9 +14,10 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether to send requests here: models loaded, store reachable, a device works, not draining.
+/// Whether to send requests here: models loaded, store reachable, a device works, not draining. `devices_out` tells devices that were
+/// taken out after their engines had failed three times with no picture in between.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
-    (status = 200, description = "Ready: {ready, reasons}.", body = serde_json::Value),
+    (status = 200, description = "Ready: {ready, reasons, devices_out}.", body = serde_json::Value),
     (status = 503, description = "Not ready, with the reasons.", body = serde_json::Value)))]
 pub(super) async fn readyz(State(door): State<Door>) -> Response {
     let readiness = door.service.readiness().await;

@@ -57,6 +57,8 @@ pub struct Readiness {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// Devices that were taken out and why, whether or not others work.
+    pub devices_out: Vec<String>,
 }
 
 impl GenerationService {
@@ -137,9 +139,11 @@ impl GenerationService {
             reasons.push("the job store does not answer".to_owned());
         }
         let workers = self.parts.hub.workers();
+        let out = |worker: &WorkerStatus| Some(format!("{}: {}", worker.device, worker.reason.as_ref()?));
+        let devices_out: Vec<String> = workers.values().filter_map(out).collect();
         if workers.values().all(|worker| worker.state == WorkerState::Failed) {
-            reasons.push("no device works".to_owned());
+            reasons.push(format!("no device works: {}", devices_out.join("; ")));
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness { ready: reasons.is_empty(), reasons, devices_out }
     }
 }

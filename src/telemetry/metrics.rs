@@ -59,6 +59,8 @@ pub struct Metrics {
     pub model_bytes: IntGaugeVec,
     /// Jobs taken from workers that were lost.
     pub rescued: IntCounter,
+    /// Engines that failed, by `kind`: hung, ended, device.
+    pub engine_failures: IntCounterVec,
     /// Jobs handed back with where they stood.
     pub parked: IntCounter,
     /// Jobs that went on where they had been parked.
@@ -168,6 +170,7 @@ impl Metrics {
             )?,
             model_bytes: make.gauges("darkroom_model_bytes", "Memory of loaded weights.", &["model", "device"])?,
             rescued: make.counter("darkroom_rescued_jobs_total", "Jobs taken from workers that were lost.")?,
+            engine_failures: make.counters("darkroom_engine_failures_total", "Engines that failed.", &["kind"])?,
             parked: make.counter("darkroom_parked_jobs_total", "Jobs handed back with where they stood.")?,
             resumed: make.counter("darkroom_resumed_jobs_total", "Jobs that went on where they had been parked.")?,
             store_errors: make.counter("darkroom_store_errors_total", "Failed store operations.")?,

@@ -29,11 +29,13 @@ pub enum Fault {
     Error,
     /// The device has no memory left.
     OutOfMemory,
+    /// The device fails, and whatever it is asked from then on.
+    Device,
     /// The thread panics.
     Panic,
     /// The sample's numbers become NaN.
     NotANumber,
 }
 
-/// Asked at every point.
+/// Asked at every point. One that does not return is a hang.
 pub type FaultHook = Arc<dyn Fn(JobId, FaultPoint) -> Fault + Send + Sync>;

@@ -4,6 +4,7 @@
 //! noise generator and position; a batch is a throw-away view of samples. A batch whose forward fails is evaluated again
 //! by halves, so that only the guilty job fails; where memory ran out, the next batches of its kind are smaller.
 
+mod busy;
 mod controls;
 mod events;
 mod fault;

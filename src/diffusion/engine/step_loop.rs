@@ -153,6 +153,7 @@ impl StepLoop {
             Fault::None | Fault::NotANumber => Ok(()),
             Fault::Error => Err(Refusal::failed("a fault was asked for")),
             Fault::OutOfMemory => Err(Refusal::failed("out of memory was asked for")),
+            Fault::Device => Err(Refusal::failed("CUDA_ERROR_LAUNCH_FAILED was asked for")),
             Fault::Panic => panic!("a panic was asked for"),
         }
     }

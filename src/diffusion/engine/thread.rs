@@ -3,8 +3,10 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::EngineOptions;
+use super::busy::Busy;
 use super::events::{EngineEvent, EngineJob, EventSink};
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
@@ -27,10 +29,11 @@ enum Command {
 #[error("the engine takes no more commands")]
 pub struct EngineStopped;
 
-/// Talks to one engine; dropping it stops the engine at its next step.
+/// Talks to one engine; dropping it stops the engine at its next step, should it come to one.
 #[derive(Debug)]
 pub struct EngineHandle {
     commands: SyncSender<Command>,
+    busy: Arc<Busy>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,28 +44,38 @@ pub struct EngineHandle {
 pub fn start(
     pipelines: Vec<Arc<dyn Pipeline>>,
     options: EngineOptions,
-    sink: EventSink,
+    mut sink: EventSink,
 ) -> std::io::Result<EngineHandle> {
     let (commands, receiver) = sync_channel(COMMANDS);
-    let run = move || run(&receiver, StepLoop::new(pipelines, options, sink));
+    let busy = Arc::new(Busy::new());
+    let (own, told) = (busy.clone(), busy.clone());
+    // Waiting for whoever takes the events is no work.
+    let sink: EventSink = Box::new(move |event| {
+        told.rest();
+        sink(event);
+        told.work();
+    });
+    let run = move || run(&receiver, &own, StepLoop::new(pipelines, options, sink));
     let thread = std::thread::Builder::new().name("darkroom-engine".to_owned()).spawn(run)?;
-    Ok(EngineHandle { commands, thread: Mutex::new(Some(thread)) })
+    Ok(EngineHandle { commands, busy, thread: Mutex::new(Some(thread)) })
 }
 
 /// Commands are taken between steps; an idle engine sleeps on its channel.
-fn run(commands: &Receiver<Command>, mut engine: StepLoop) {
+fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
     loop {
+        busy.rest();
         let command = if engine.is_idle() {
             commands.recv().map_err(|_| TryRecvError::Disconnected)
         } else {
             commands.try_recv()
         };
+        busy.work();
         match command {
             Ok(Command::Admit(job)) => engine.admit(&job),
             Ok(Command::Cancel(job)) => engine.cancel(job),
             Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
             Ok(Command::Park(job)) => engine.park(job),
-            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return busy.rest(),
             Err(TryRecvError::Empty) => engine.tick(),
         }
     }
@@ -108,9 +121,20 @@ impl EngineHandle {
         self.thread.lock().is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
     }
 
+    /// For how long the engine has worked on one step or command without a word; none while it waits for the next, or for
+    /// whoever takes its events.
+    pub fn silence(&self) -> Option<Duration> {
+        self.busy.silence()
+    }
+
+    /// Has the engine stop at its next step, should it come to one, and does not wait for that.
+    pub fn give_up(&self) {
+        let _ = self.send(Command::Stop);
+    }
+
     /// Stops at the next step, with no further word on jobs aboard, and waits for the thread.
     pub fn stop(&self) {
-        let _ = self.send(Command::Stop);
+        self.give_up();
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
             // A panic has been logged by the thread itself.

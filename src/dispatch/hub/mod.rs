@@ -21,7 +21,7 @@ pub enum WorkerState {
     Busy,
     /// Takes no more jobs.
     Draining,
-    /// Its device cannot be used any more.
+    /// Its device is taken out: it takes no more jobs.
     Failed,
 }
 
@@ -36,6 +36,10 @@ pub struct WorkerStatus {
     pub jobs: u32,
     /// Forwards run since it started.
     pub batches: u64,
+    /// Engines of it that hung, ended, or lost their device, since it started.
+    pub failures: u64,
+    /// Why its device was taken out, where `state` is `failed`.
+    pub reason: Option<String>,
 }
 
 /// How much one forward did, for the estimate of speed.
@@ -111,6 +115,11 @@ impl WorkerHub {
         lock(&self.workers).clone()
     }
 
+    /// Workers of this process whose device is not taken out.
+    pub fn working(&self) -> usize {
+        lock(&self.workers).values().filter(|worker| worker.state != WorkerState::Failed).count()
+    }
+
     /// Replaces what is told of the models of one device.
     pub fn report_models(&self, device: &str, models: BTreeMap<ModelId, ModelStatus>) {
         lock(&self.models).insert(device.to_owned(), models);
@@ -165,8 +174,8 @@ impl WorkerHub {
 
     /// Pixel-steps a second of all workers here together; `None` before the first forward.
     pub fn speed(&self) -> Option<f64> {
-        let workers = lock(&self.workers).values().filter(|worker| worker.state != WorkerState::Failed).count();
-        lock(&self.speed).map(|speed| speed * workers.max(1) as f64)
+        let workers = self.working().max(1);
+        lock(&self.speed).map(|speed| speed * workers as f64)
     }
 
     /// From now on nothing new is taken.

@@ -277,6 +277,14 @@ impl JobStore for MemoryStore {
         Ok(job)
     }
 
+    async fn lose(&self, lease: &Lease, reason: &str) -> Result<Rescued> {
+        let mut state = self.state();
+        let mut record = state.held(lease)?;
+        let rescued = record.lose(lease, reason, &self.options, self.clock.now())?;
+        state.put(record);
+        Ok(rescued)
+    }
+
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>> {
         let mut state = self.state();
         let Some(mut record) = state.records.get(&id).cloned() else { return Ok(None) };
@@ -293,7 +301,7 @@ impl JobStore for MemoryStore {
         let expired: Vec<Record> = running.filter(is_expired).cloned().collect();
         let mut rescued = Vec::with_capacity(expired.len());
         for mut record in expired {
-            rescued.push(record.rescue(&self.options, now)?);
+            rescued.push(record.rescue(None, &self.options, now)?);
             state.put(record);
         }
         Ok(rescued)

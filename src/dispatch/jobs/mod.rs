@@ -152,7 +152,7 @@ pub enum Cancelled {
     AlreadyEnded(Job),
 }
 
-/// What the rescue did with one job whose lease had expired.
+/// What became of a job whose attempt was lost.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rescued {
     /// Queued again.
@@ -237,6 +237,9 @@ pub trait JobStore: Send + Sync {
     async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job>;
     /// Hands a job back untouched (drain); the attempt is not counted.
     async fn release(&self, lease: &Lease) -> Result<Job>;
+    /// What [`JobStore::rescue_expired`] does, for a worker that knows at once that this attempt is lost; `reason` goes on from
+    /// "the last one:".
+    async fn lose(&self, lease: &Lease, reason: &str) -> Result<Rescued>;
     /// Cancels a waiting job, asks the worker of a running one.
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>>;
     /// Ends or requeues jobs whose lease has expired.

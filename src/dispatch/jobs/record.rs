@@ -169,8 +169,20 @@ impl Record {
         Ok(())
     }
 
-    /// For a running job whose lease has expired; the caller has looked.
-    pub(super) fn rescue(&mut self, options: &StoreOptions, now: Timestamp) -> Result<Rescued> {
+    /// The holder of the lease says that its attempt is lost.
+    pub(super) fn lose(
+        &mut self,
+        lease: &Lease,
+        reason: &str,
+        options: &StoreOptions,
+        now: Timestamp,
+    ) -> Result<Rescued> {
+        self.check(lease)?;
+        self.rescue(Some(reason), options, now)
+    }
+
+    /// For a running job whose lease has expired, which the caller has looked at, or whose attempt is lost for this reason.
+    pub(super) fn rescue(&mut self, reason: Option<&str>, options: &StoreOptions, now: Timestamp) -> Result<Rescued> {
         if self.job.cancel_requested {
             self.step(Transition::Cancel)?;
             self.end(JobTimings::default(), options, now);
@@ -178,7 +190,8 @@ impl Record {
         }
         if self.job.attempts >= options.max_attempts {
             self.step(Transition::Fail)?;
-            let message = format!("each of the job's {} attempts lost its worker", self.job.attempts);
+            let last = reason.map(|reason| format!("; the last one: {reason}")).unwrap_or_default();
+            let message = format!("each of the job's {} attempts lost its worker{last}", self.job.attempts);
             self.job.error = Some(JobError { code: ErrorCode::WorkerLost, message });
             self.end(JobTimings::default(), options, now);
             return Ok(Rescued::Failed(self.job.clone()));

@@ -348,6 +348,15 @@ impl JobStore for SqliteStore {
         Ok(record.job)
     }
 
+    async fn lose(&self, lease: &Lease, reason: &str) -> Result<Rescued> {
+        let mut transaction = self.write().await?;
+        let mut record = load_held(&mut transaction, lease).await?;
+        let rescued = record.lose(lease, reason, &self.options, self.clock.now())?;
+        update(&mut transaction, &record).await?;
+        transaction.commit().await?;
+        Ok(rescued)
+    }
+
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>> {
         let mut transaction = self.write().await?;
         let Some(mut record) = load(&mut transaction, id).await? else { return Ok(None) };
@@ -373,7 +382,7 @@ impl JobStore for SqliteStore {
         let mut rescued = Vec::with_capacity(rows.len());
         for row in &rows {
             let mut record = record(row)?;
-            rescued.push(record.rescue(&self.options, now)?);
+            rescued.push(record.rescue(None, &self.options, now)?);
             update(&mut transaction, &record).await?;
         }
         transaction.commit().await?;

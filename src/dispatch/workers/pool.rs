@@ -32,6 +32,8 @@ pub struct WorkerOptions {
     pub engine: EngineOptions,
     /// A lease lasts so long without a heartbeat; heartbeats come three times as often.
     pub lease: Duration,
+    /// An engine that gives no sign for longer is given up; `None`: none is.
+    pub step_timeout: Option<Duration>,
     /// Idle workers look for jobs of other processes this often; a submit here wakes them at once.
     pub poll: Duration,
 }

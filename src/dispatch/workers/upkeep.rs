@@ -32,7 +32,8 @@ pub(super) async fn rescue(parts: PoolParts, period: Duration) {
     }
 }
 
-async fn announce(parts: &PoolParts, rescued: Rescued) {
+/// Tells whoever watches what became of a job whose attempt was lost.
+pub(super) async fn announce(parts: &PoolParts, rescued: Rescued) {
     parts.metrics.rescued.inc();
     let (id, kind): (JobId, JobEventKind) = match rescued {
         Rescued::Requeued(job) => (job.id, JobEventKind::Queued),

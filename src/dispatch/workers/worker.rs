@@ -2,6 +2,7 @@
 
 mod leaving;
 mod wanting;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::watchdog::{Failure, Standing};
 use super::Error;
 use super::filling::Filling;
 use super::inputs::{self, Given, NotGiven};
@@ -41,7 +43,9 @@ pub(super) struct Worker {
     parts: PoolParts,
     options: WorkerOptions,
     stop: watch::Receiver<Option<Instant>>,
-    engine: Arc<EngineHandle>,
+    engine: EngineHandle,
+    /// It failed, and no other took its place: the device is taken out, or nothing more is to be drawn.
+    engine_is_gone: bool,
     events: mpsc::Receiver<EngineEvent>,
     /// In the engine's hands.
     aboard: HashMap<JobId, JobRun>,
@@ -53,10 +57,11 @@ pub(super) struct Worker {
     ending_leases: HashMap<JobId, ClaimedJob>,
     batches: u64,
     filling: Filling,
+    standing: Standing,
 }
 
 /// An engine without models: jobs bring theirs.
-fn start_engine(options: &WorkerOptions) -> Result<(Arc<EngineHandle>, mpsc::Receiver<EngineEvent>), Error> {
+fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
         EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) | EngineEvent::Demand(_) => {
@@ -66,7 +71,7 @@ fn start_engine(options: &WorkerOptions) -> Result<(Arc<EngineHandle>, mpsc::Rec
         // A worker that is gone has handed its jobs back.
         _ => drop(sender.blocking_send(event)),
     });
-    Ok((Arc::new(engine::start(Vec::new(), options.engine.clone(), sink)?), events))
+    Ok((engine::start(Vec::new(), options.engine.clone(), sink)?, events))
 }
 
 impl Worker {
@@ -86,6 +91,7 @@ impl Worker {
             options,
             stop,
             engine,
+            engine_is_gone: false,
             events,
             aboard: HashMap::new(),
             leaving: HashMap::new(),
@@ -93,6 +99,7 @@ impl Worker {
             ending_leases: HashMap::new(),
             batches: 0,
             filling: Filling::default(),
+            standing: Standing::default(),
         };
         worker.report();
         Ok(worker)
@@ -102,6 +109,8 @@ impl Worker {
     pub(super) async fn run(mut self) {
         let mut heartbeats = interval(self.options.lease / 3);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = interval(watchdog::period(&self.options));
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut polls = interval(self.options.poll);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let hub = self.parts.hub.clone();
@@ -112,7 +121,8 @@ impl Worker {
             let woken = hub.woken();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            if stop.borrow().is_none() && self.leaving.is_empty() {
+            let has_engine = !self.engine_is_gone;
+            if stop.borrow().is_none() && self.leaving.is_empty() && has_engine {
                 self.consult_models().await;
                 self.look().await;
             }
@@ -123,7 +133,11 @@ impl Worker {
                 break;
             }
             tokio::select! {
-                Some(event) = self.events.recv() => self.heed(event).await,
+                event = self.events.recv(), if has_engine => match event {
+                    Some(event) => self.heed(event).await,
+                    None => self.engine_failed(Failure::Ended).await,
+                },
+                _ = watch.tick() => self.watch().await,
                 Some(ended) = self.ending.join_next(), if !self.ending.is_empty() => {
                     if let Ok(job) = ended {
                         self.ending_leases.remove(&job);
@@ -166,7 +180,7 @@ impl Worker {
         if self.filling.asks_waiting()
             && let Ok(stats) = self.parts.jobs.stats().await
         {
-            let workers = self.parts.hub.workers().len().max(1) as u64;
+            let workers = self.parts.hub.working().max(1) as u64;
             self.engine.set_waiting(u32::try_from(stats.waiting_rows / workers).unwrap_or(u32::MAX));
         }
         let EngineDemand { size, steps, rows, displaces, target, before, .. } = demand;
@@ -238,7 +252,7 @@ impl Worker {
         if count > 0 {
             self.filling.sent(count);
             if self.engine.admit(jobs).is_err() {
-                self.restart_engine().await;
+                self.engine_failed(Failure::Ended).await;
             }
         }
         count
@@ -271,6 +285,9 @@ impl Worker {
 
     async fn heed(&mut self, event: EngineEvent) {
         match event {
+            EngineEvent::Failed { code: ErrorCode::DeviceFailed, message, .. } => {
+                self.engine_failed(Failure::Device(message)).await;
+            }
             EngineEvent::Finished { job, .. }
             | EngineEvent::Failed { job, .. }
             | EngineEvent::Cancelled { job }
@@ -296,6 +313,7 @@ impl Worker {
                 }
             }
             EngineEvent::Image { job, image, picture } => {
+                self.standing.drew();
                 if let Some(run) = self.aboard.get_mut(&job) {
                     run.store_picture(&self.parts, image, picture);
                 }
@@ -363,9 +381,6 @@ impl Worker {
     }
 
     async fn heartbeat(&mut self) {
-        if !self.engine.is_alive() {
-            self.restart_engine().await;
-        }
         let held = self.aboard.values().map(|run| &run.claimed).chain(self.ending_leases.values());
         let leases: Vec<_> = held.map(|claimed| claimed.lease.clone()).collect();
         if leases.is_empty() {
@@ -405,24 +420,8 @@ impl Worker {
         }
     }
 
-    /// The engine's thread has ended against all expectation: its jobs fail, a new one takes its place.
-    async fn restart_engine(&mut self) {
-        tracing::error!(worker = %self.id, "the engine ended unexpectedly; starting another");
-        let jobs: Vec<JobId> = self.aboard.keys().copied().collect();
-        for job in jobs {
-            let message = "the engine ended unexpectedly".to_owned();
-            self.end(job, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
-        }
-        self.leaving.clear();
-        self.filling = Filling::default();
-        match start_engine(&self.options) {
-            Ok((engine, events)) => (self.engine, self.events) = (engine, events),
-            Err(error) => tracing::error!(worker = %self.id, %error, "cannot start another engine"),
-        }
-    }
-
     fn report(&self) {
-        let state = match (self.stop.borrow().is_some(), self.engine.is_alive(), self.aboard.is_empty()) {
+        let state = match (self.stop.borrow().is_some(), self.standing.out.is_none(), self.aboard.is_empty()) {
             (_, false, _) => WorkerState::Failed,
             (true, true, _) => WorkerState::Draining,
             (false, true, true) => WorkerState::Idle,
@@ -433,6 +432,8 @@ impl Worker {
             state,
             jobs: self.aboard.len() as u32,
             batches: self.batches,
+            failures: self.standing.failures,
+            reason: self.standing.out.clone(),
         };
         self.parts.hub.report(&self.id, status);
     }

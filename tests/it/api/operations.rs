@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -7,7 +10,7 @@ use crate::support::app::{TestApp, body};
 async fn health_readiness_metrics_and_documents_answer() {
     let app = TestApp::builder().start().await;
     assert_eq!(app.get("/healthz").await.text().await.unwrap(), "ok\n");
-    assert_eq!(app.json("/readyz").await, json!({"ready": true, "reasons": []}));
+    assert_eq!(app.json("/readyz").await, json!({"ready": true, "reasons": [], "devices_out": []}));
     let metrics = app.get("/metrics").await.text().await.unwrap();
     assert!(metrics.contains("darkroom_workers{state=\"idle\"} 1"), "{metrics}");
     let yaml = app.get("/openapi.yaml").await.text().await.unwrap();
@@ -70,4 +73,31 @@ async fn a_stopping_server_finishes_what_is_aboard() {
     assert!(matches!(last.as_str(), "succeeded" | "queued"), "{last}");
     assert!(app.client.get(format!("{}/healthz", app.base)).send().await.is_err(), "nobody listens any more");
     let _: Value = job;
+}
+
+#[tokio::test]
+async fn a_device_that_is_taken_out_is_told_and_its_queue_is_kept() {
+    let gone: FaultHook = Arc::new(|_, point| match point {
+        FaultPoint::Evaluate { .. } => Fault::Device,
+        _ => Fault::None,
+    });
+    let mut app = TestApp::builder().fault(gone).start().await;
+    let job = app.submit(&body("a house", 1)).await;
+    let ended = app.ended(job["id"].as_str().unwrap()).await;
+    assert_eq!((&ended["error"]["code"], &ended["attempts"]), (&json!("worker_lost"), &json!(3)), "{ended}");
+    let response = app.get("/readyz").await;
+    assert_eq!(response.status(), 503);
+    let readiness: Value = response.json().await.unwrap();
+    let reason = readiness["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("no device works: cpu: 3 engines failed") && reason.contains("CUDA_ERROR"), "{reason}");
+    assert!(readiness["devices_out"][0].as_str().unwrap().starts_with("cpu: "), "{readiness}");
+    let stats = app.json("/v1/stats").await;
+    let worker = stats["workers"].as_object().unwrap().values().next().unwrap();
+    assert_eq!((&worker["state"], &worker["failures"]), (&json!("failed"), &json!(3)), "{worker}");
+    assert!(worker["reason"].as_str().unwrap().starts_with("3 engines failed"));
+    assert_eq!(app.metric("darkroom_engine_failures_total{kind=\"device\"}").await, 3.0);
+    assert_eq!(app.metric("darkroom_workers{state=\"failed\"}").await, 1.0);
+    let waits = app.submit(&body("a house", 2)).await;
+    assert_eq!(app.json(waits["links"]["self"].as_str().unwrap()).await["status"], "queued");
+    app.shut_down().await;
 }

@@ -185,6 +185,30 @@ async fn a_job_that_keeps_losing_its_workers_fails(bed: Bed) {
     assert!(bed.store.claim(claim(1)).await.unwrap().is_empty());
 }
 
+async fn an_attempt_given_up_counts_and_the_last_one_fails_with_its_reason(bed: Bed) {
+    let job = bed.insert(plain()).await;
+    for attempt in 1..=OPTIONS.max_attempts {
+        let claimed = bed.one().await;
+        assert_eq!(claimed.job.attempts, attempt);
+        match bed.store.lose(&claimed.lease, "the engine hung").await.unwrap() {
+            Rescued::Requeued(back) => assert!(attempt < OPTIONS.max_attempts && back.status == JobStatus::Queued),
+            Rescued::Failed(failed) => {
+                let error = failed.error.unwrap();
+                assert_eq!((attempt, error.code), (OPTIONS.max_attempts, ErrorCode::WorkerLost));
+                assert!(error.message.ends_with("the last one: the engine hung"), "{}", error.message);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(bed.store.lose(&claimed.lease, "again").await, Err(Error::LeaseLost(_))));
+    }
+    assert_eq!(bed.store.get(job.id).await.unwrap().unwrap().status, JobStatus::Failed);
+    bed.insert(plain()).await;
+    let claimed = bed.one().await;
+    bed.store.cancel(claimed.job.id).await.unwrap();
+    let lost = bed.store.lose(&claimed.lease, "the engine hung").await.unwrap();
+    assert!(matches!(lost, Rescued::Cancelled(job) if job.status == JobStatus::Cancelled));
+}
+
 async fn a_released_job_waits_again_as_if_untouched(bed: Bed) {
     let job = bed.insert(plain()).await;
     bed.clock.advance_ms(5);
@@ -333,6 +357,7 @@ for_every_store![
     an_expired_lease_is_rescued_and_its_worker_refused,
     a_late_worker_may_finish_what_nobody_took,
     a_job_that_keeps_losing_its_workers_fails,
+    an_attempt_given_up_counts_and_the_last_one_fails_with_its_reason,
     a_released_job_waits_again_as_if_untouched,
     a_cancel_does_what_the_state_allows,
     a_cancelled_job_never_waits_again,

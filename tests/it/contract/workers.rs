@@ -20,13 +20,13 @@ use crate::support::gate::Gate;
 
 /// Against hanging for ever; nothing here takes as long.
 const DEADLINE: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn store(folder: &Path, clock: Arc<dyn Clock>) -> Arc<dyn JobStore> {
+pub(super) async fn store(folder: &Path, clock: Arc<dyn Clock>) -> Arc<dyn JobStore> {
     Arc::new(SqliteStore::open(&folder.join("jobs.db"), OPTIONS, clock).await.unwrap())
 }
 
-fn parts(folder: &Path, jobs: Arc<dyn JobStore>, events: Arc<dyn EventBus>) -> PoolParts {
+pub(super) fn parts(folder: &Path, jobs: Arc<dyn JobStore>, events: Arc<dyn EventBus>) -> PoolParts {
     PoolParts {
         jobs,
         events,
@@ -36,14 +36,24 @@ fn parts(folder: &Path, jobs: Arc<dyn JobStore>, events: Arc<dyn EventBus>) -> P
     }
 }
 
-/// One worker on the CPU that draws with tiny-sd.
 async fn pool(node: &str, parts: PoolParts, engine: EngineOptions) -> WorkerPool {
+    pool_with(node, parts, engine, None).await
+}
+
+/// One worker on the CPU that draws with tiny-sd, and gives up an engine that gives no sign for so long.
+pub(super) async fn pool_with(
+    node: &str,
+    parts: PoolParts,
+    engine: EngineOptions,
+    step_timeout: Option<Duration>,
+) -> WorkerPool {
     let options = WorkerOptions {
         node: node.to_owned(),
         devices: vec![DeviceSpec::Cpu],
         memory_budgets: HashMap::new(),
         engine,
         lease: Duration::from_secs(600),
+        step_timeout,
         poll: Duration::from_millis(20),
     };
     let tiny = pipeline("tiny-sd");
@@ -51,7 +61,7 @@ async fn pool(node: &str, parts: PoolParts, engine: EngineOptions) -> WorkerPool
     WorkerPool::start(parts, options, served, Arc::new(move |_, _| Ok(tiny.clone()))).await.unwrap()
 }
 
-fn request(seed: u64, steps: i64) -> GenerationRequest {
+pub(super) fn request(seed: u64, steps: i64) -> GenerationRequest {
     let mut draft = draft("a cat", seed);
     draft.steps = Some(steps);
     checked(draft, &*pipeline("tiny-sd"))
@@ -69,7 +79,7 @@ fn as_other() -> ClaimRequest {
 }
 
 /// The kinds of a job's events up to its last one.
-async fn watched(events: &dyn EventBus, job: JobId) -> Vec<&'static str> {
+pub(super) async fn watched(events: &dyn EventBus, job: JobId) -> Vec<&'static str> {
     let mut subscription = events.subscribe(job, None).await;
     let mut kinds = Vec::new();
     loop {

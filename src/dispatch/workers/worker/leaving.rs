@@ -1,6 +1,8 @@
 //! A worker's last deed: what is still aboard goes back to the queue with where it stands.
 
-use super::Worker;
+use tokio::time::interval;
+
+use super::{Worker, watchdog};
 
 impl Worker {
     /// Takes off the engine what is aboard, stops it, waits for what is being stored, and hands back the rest.
@@ -9,14 +11,17 @@ impl Worker {
             // An engine that is gone parks nothing; its jobs are handed back below.
             let _ = self.engine.park(*job);
         }
-        // The engine may be waiting for room in the channel: heeding its events lets it see the stop.
-        let engine = self.engine.clone();
-        let stopped = tokio::task::spawn_blocking(move || engine.stop());
-        while let Some(event) = self.events.recv().await {
-            self.heed(event).await;
-        }
-        if let Err(error) = stopped.await {
-            tracing::warn!(%error, "the engine's stop failed");
+        self.engine.give_up();
+        let mut watch = interval(watchdog::period(&self.options));
+        // Its thread lets go of the channel when it ends; a watchdog that gives it up, for it.
+        while !self.engine_is_gone {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.heed(event).await,
+                    None => break,
+                },
+                _ = watch.tick() => self.watch().await,
+            }
         }
         while self.ending.join_next().await.is_some() {}
         for run in self.aboard.into_values() {
