@@ -58,7 +58,7 @@ fn request(group: usize) -> GenerationRequest {
 
 async fn insert(store: &dyn JobStore, count: usize) {
     for index in 0..count {
-        let new = NewJob { id: JobId::generate(), request: request(index), idempotency: None };
+        let new = NewJob { id: JobId::generate(), owner: None, request: request(index), idempotency: None };
         black_box(store.insert(new).await.expect("there is room"));
     }
 }
@@ -105,7 +105,7 @@ fn measure(criterion: &mut Criterion, runtime: &Runtime, name: &str, store: &dyn
             runtime.block_on(async {
                 let mut took = Duration::ZERO;
                 for _ in 0..count {
-                    let new = NewJob { id: JobId::generate(), request: request(0), idempotency: None };
+                    let new = NewJob { id: JobId::generate(), owner: None, request: request(0), idempotency: None };
                     let started = Instant::now();
                     let id = new.id;
                     black_box(store.insert(new).await.expect("there is room"));

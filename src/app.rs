@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::config::Settings;
+use crate::config::{KeySettings, Settings};
 use crate::diffusion::batching::BatchCaps;
 use crate::diffusion::engine::{EngineOptions, FaultHook};
 use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource};
@@ -24,8 +24,8 @@ use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::{JobStore, MemoryStore, SqliteStore, StoreOptions};
 use crate::dispatch::workers::{LoadFailure, Loader, PoolParts, WorkerOptions, WorkerPool};
-use crate::domain::{BatchingPolicy, Clock, DeviceSpec, ModelId, SystemClock};
-use crate::http::{self, HttpOptions};
+use crate::domain::{BatchingPolicy, Clock, DeviceSpec, ModelId, OwnerId, SystemClock};
+use crate::http::{self, ApiKey, HttpOptions};
 use crate::service::{GenerationService, ServiceOptions, ServiceParts};
 use crate::telemetry::Metrics;
 
@@ -106,6 +106,7 @@ impl App {
             max_body_bytes: settings.server.max_body_bytes,
             max_wait: Duration::from_secs(settings.server.max_wait_s),
             heartbeat: Duration::from_secs(settings.server.heartbeat_s),
+            keys: api_keys(settings)?,
         };
         let router = http::router(service.clone(), metrics, options);
         Ok(Self { router, service, pool, drain: Duration::from_secs(settings.server.drain_s) })
@@ -170,6 +171,15 @@ async fn open_stores(
 
 fn database(data_dir: &Path) -> std::path::PathBuf {
     data_dir.join("darkroom.db")
+}
+
+/// Who may ask. A key that is none is refused here too: left out, it would leave the server open.
+fn api_keys(settings: &Settings) -> Result<Vec<ApiKey>, String> {
+    let known = |key: &KeySettings| {
+        let sha256 = key.digest().ok_or_else(|| key.faults().join("; "))?;
+        Ok(ApiKey { owner: OwnerId::new(&key.name), is_admin: key.admin, sha256 })
+    };
+    settings.keys.iter().map(known).collect()
 }
 
 fn store_options(settings: &Settings) -> StoreOptions {

@@ -4,6 +4,7 @@ mod bench;
 mod controls;
 mod generate;
 mod health;
+mod keys;
 mod loras;
 mod migrate;
 mod models;
@@ -41,6 +42,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// List the models that would be served.
     Models(models::ModelsArgs),
+    /// Make API keys.
+    Keys(keys::KeysArgs),
     /// Bring the database up to date.
     Migrate(ServeArgs),
     /// Ask a running server whether it is ready; for container health checks.
@@ -86,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::Bench(args) => bench::bench(*args),
         Command::Pull(args) => block_on(pull::pull(args)),
         Command::Models(args) => models::models(args),
+        Command::Keys(args) => keys::keys(args),
         Command::Migrate(args) => with_settings(args, |settings| block_on(migrate::migrate(settings))),
         Command::Health(args) => block_on(health::health(args)),
         Command::Openapi => openapi::openapi(),

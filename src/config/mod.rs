@@ -2,11 +2,13 @@
 //! and opens no port.
 
 mod hub;
+mod keys;
 mod load;
 mod model_file;
 mod settings;
 
 pub use hub::{HubSettings, Token};
+pub use keys::KeySettings;
 pub use load::{Fault, Overrides, load};
 pub use model_file::{CardOverrides, DefaultOverrides, ModelFile, ScheduleOverrides};
 pub use settings::{

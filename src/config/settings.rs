@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{KeySettings, keys};
 use crate::domain::{BatchingPolicy, DeviceSpec, Limits, ModelLoad};
 use crate::telemetry::LogFormat;
 
@@ -25,6 +26,9 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// `log.*`
     pub log: LogSettings,
+    /// `[[keys]]`: who may ask; none: anybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeySettings>,
 }
 
 impl Default for Settings {
@@ -37,6 +41,7 @@ impl Default for Settings {
             workers: WorkerSettings::default(),
             limits: LimitSettings::default(),
             log: LogSettings::default(),
+            keys: Vec::new(),
         }
     }
 }
@@ -318,6 +323,7 @@ impl Settings {
         for (key, value) in positive {
             check(value > 0, key, "is 0; it must be at least 1".to_owned());
         }
+        faults.extend(keys::faults(&self.keys).into_iter().map(|message| ("keys", message)));
         faults
     }
 }

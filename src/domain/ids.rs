@@ -84,6 +84,10 @@ name_id! {
     ModelId
 }
 name_id! {
+    /// Names whose a job is: the name of the API key that it was submitted with.
+    OwnerId
+}
+name_id! {
     /// Names a worker: one device of one process, unique among all replicas.
     WorkerId
 }

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::sampling::wire_names;
-use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, Priority, SizeKey, Timestamp};
+use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, OwnerId, Priority, SizeKey, Timestamp};
 
 /// How much earlier an interactive job ranks than it was created.
 const INTERACTIVE_LEAD_MS: i64 = 30_000;
@@ -144,6 +144,8 @@ pub struct JobTimings {
 pub struct Job {
     /// Its name on every replica.
     pub id: JobId,
+    /// Whose it is; `None`: it was submitted without a key.
+    pub owner: Option<OwnerId>,
     /// Where it stands.
     pub status: JobStatus,
     /// What is drawn.

@@ -30,7 +30,7 @@ pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};
 pub use hires::{Hires, HiresDraft, Upscaler};
-pub use ids::{JobId, ModelId, ParseIdError, WorkerId};
+pub use ids::{JobId, ModelId, OwnerId, ParseIdError, WorkerId};
 pub use image_inputs::{ImageInputs, ImageInputsDraft, InpaintArea, InputImage, InputName};
 pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
 pub use limits::Limits;

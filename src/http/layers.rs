@@ -13,6 +13,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::Door;
@@ -26,6 +27,7 @@ pub(super) fn wrap(routes: Router, door: &Door) -> Router {
     let compress =
         CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::new("text/event-stream")));
     let layers = ServiceBuilder::new()
+        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(SetRequestIdLayer::new(id.clone(), MakeRequestUuid))
         .layer(PropagateRequestIdLayer::new(id))
         .layer(middleware::from_fn_with_state(door.clone(), observe))
@@ -53,7 +55,8 @@ fn cors(origins: &[String]) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))
     };
-    let heard = ["content-type", "accept", "prefer", "idempotency-key", "last-event-id", "x-request-id"];
+    let heard =
+        ["authorization", "content-type", "accept", "prefer", "idempotency-key", "last-event-id", "x-request-id"];
     let told =
         ["location", "retry-after", "etag", "preference-applied", "x-request-id", "x-darkroom-job", "x-darkroom-seed"];
     CorsLayer::new()

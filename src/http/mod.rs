@@ -1,7 +1,8 @@
-//! Talks: front doors, SSE, errors, limits, health. Touches no store and no device: everything goes through `service`.
+//! Talks: front doors, SSE, keys, errors, limits, health. Touches no store and no device: everything goes through `service`.
 //!
 //! `v1` is our own API, `page` the web page, which speaks only `v1`. `errors` alone gives statuses.
 
+mod auth;
 mod docs;
 mod errors;
 mod health;
@@ -11,12 +12,13 @@ mod openapi;
 pub mod page;
 mod v1;
 
+pub use auth::ApiKey;
 pub use openapi::document;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, middleware};
 
 use crate::service::GenerationService;
 use crate::telemetry::Metrics;
@@ -32,6 +34,8 @@ pub struct HttpOptions {
     pub max_wait: Duration,
     /// A comment line on silent event streams every so often.
     pub heartbeat: Duration,
+    /// Who may ask; empty: anybody.
+    pub keys: Vec<ApiKey>,
 }
 
 /// What every handler sees.
@@ -45,7 +49,9 @@ struct Door {
 /// Every route, with its layers.
 pub fn router(service: Arc<GenerationService>, metrics: Arc<Metrics>, options: HttpOptions) -> Router {
     let door = Door { service, metrics, options: Arc::new(options) };
-    let (api, _) = openapi::routes().split_for_parts();
-    let routes = api.merge(docs::router()).with_state(door.clone()).merge(page::router());
+    let (keyed, _) = openapi::keyed_routes().split_for_parts();
+    let (open, _) = openapi::open_routes().split_for_parts();
+    let keyed = keyed.route_layer(middleware::from_fn_with_state(door.clone(), auth::require_key));
+    let routes = keyed.merge(open).merge(docs::router()).with_state(door.clone()).merge(page::router());
     layers::wrap(routes, &door)
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Error, GenerationService, Result};
+use super::{Caller, Error, GenerationService, Result};
 use crate::domain::{Artifact, ImageFormat, Job, JobId, JobStatus, OutputOptions};
 use crate::images;
 
@@ -26,8 +26,8 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job or picture (yet); a store that failed.
-    pub async fn artifact(&self, id: JobId, index: u32) -> Result<Artifact> {
-        let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+    pub async fn artifact(&self, caller: &Caller, id: JobId, index: u32) -> Result<Artifact> {
+        let job = self.job(caller, id).await?;
         if job.status == JobStatus::Running && index < job.request.num_images() {
             return self.early(&job, index).await;
         }
@@ -56,8 +56,14 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job or picture (yet); a store that failed.
-    pub async fn image(&self, id: JobId, index: u32, format: Option<ImageFormat>) -> Result<StoredImage> {
-        let artifact = self.artifact(id, index).await?;
+    pub async fn image(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        index: u32,
+        format: Option<ImageFormat>,
+    ) -> Result<StoredImage> {
+        let artifact = self.artifact(caller, id, index).await?;
         let missing = || Error::ImageNotFound { job: id, index, ended: true };
         let bytes = self.parts.artifacts.get(id, index, artifact.format).await?.ok_or_else(missing)?;
         let format = format.unwrap_or(artifact.format);

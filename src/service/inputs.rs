@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Error, GenerationService, Result};
+use super::{Caller, Error, GenerationService, Result};
 use crate::domain::{FieldError, InputImage, InputName, JobId, RequestDraft};
 use crate::images::{self, InputFault, InputLimits};
 
@@ -72,8 +72,8 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job, or it came without one; a store that failed.
-    pub async fn input(&self, id: JobId, input: InputName) -> Result<Bytes> {
-        self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+    pub async fn input(&self, caller: &Caller, id: JobId, input: InputName) -> Result<Bytes> {
+        self.job(caller, id).await?;
         self.parts.artifacts.get_input(id, input).await?.ok_or(Error::InputNotFound { job: id, input })
     }
 
@@ -81,6 +81,7 @@ impl GenerationService {
     /// them is added to `faults`.
     pub(super) async fn look_at(
         &self,
+        caller: &Caller,
         id: JobId,
         pictures: Vec<GivenPicture>,
         draft: &mut RequestDraft,
@@ -103,7 +104,7 @@ impl GenerationService {
                     continue;
                 }
             }
-            let found = match self.find(source).await {
+            let found = match self.find(caller, source).await {
                 Ok(bytes) => self.measured(input, bytes).await.map_err(|fault| fault.to_string()),
                 Err(Missing::Told(message)) => Err(message),
                 Err(Missing::Failed(error)) => return Err(error),
@@ -131,7 +132,7 @@ impl GenerationService {
         Ok(looked)
     }
 
-    async fn find(&self, source: PictureSource) -> std::result::Result<Bytes, Missing> {
+    async fn find(&self, caller: &Caller, source: PictureSource) -> std::result::Result<Bytes, Missing> {
         let told = |error: Error| match error {
             Error::JobNotFound(_) | Error::ImageNotFound { .. } => {
                 Missing::Told(format!("names a picture that is not here: {error}"))
@@ -140,11 +141,13 @@ impl GenerationService {
         };
         match source {
             PictureSource::File(bytes) => Ok(bytes),
-            PictureSource::Drawn { job, index } => Ok(self.image(job, index, None).await.map_err(told)?.bytes),
+            PictureSource::Drawn { job, index } => Ok(self.image(caller, job, index, None).await.map_err(told)?.bytes),
             PictureSource::Sent { job, input, sha256: expected } => {
-                let stored = self.parts.artifacts.get_input(job, input).await;
-                let stored = stored.map_err(|error| Missing::Failed(error.into()))?.ok_or_else(|| {
-                    Missing::Told(format!("names the `{input}` of job {job}, which is not here; it may have expired"))
+                let stored = self.input(caller, job, input).await.map_err(|error| match error {
+                    Error::JobNotFound(_) | Error::InputNotFound { .. } => Missing::Told(format!(
+                        "names the `{input}` of job {job}, which is not here; it may have expired"
+                    )),
+                    other => Missing::Failed(other),
                 })?;
                 if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&sha256(&stored))) {
                     let message = format!("names the `{input}` of job {job}, which has another `sha256`");

@@ -3,6 +3,7 @@
 //! Speaks no HTTP and touches no device. Answers from the job store, so any replica answers for any job; what is only
 //! known here (live progress, speed) decorates the answer.
 
+mod caller;
 mod error;
 mod images;
 mod inputs;
@@ -12,6 +13,7 @@ mod stream;
 mod submit;
 mod view;
 
+pub use caller::Caller;
 pub use error::{Error, Result};
 pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};

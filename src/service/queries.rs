@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Error, GenerationService, JobView, Result};
+use super::{Caller, GenerationService, JobView, Result};
 use crate::dispatch::hub::{WorkerState, WorkerStatus};
 use crate::dispatch::jobs::JobFilter;
 use crate::domain::{JobId, JobStatus, ModelId, ModelState, ModelStatus};
@@ -66,8 +66,8 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job; a store that failed.
-    pub async fn get(&self, id: JobId) -> Result<JobView> {
-        let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+    pub async fn get(&self, caller: &Caller, id: JobId) -> Result<JobView> {
+        let job = self.job(caller, id).await?;
         self.view(job).await
     }
 
@@ -75,9 +75,16 @@ impl GenerationService {
     ///
     /// # Errors
     /// A store that failed.
-    pub async fn list(&self, status: Option<JobStatus>, before: Option<JobId>, limit: u32) -> Result<Page> {
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        status: Option<JobStatus>,
+        before: Option<JobId>,
+        limit: u32,
+    ) -> Result<Page> {
         // One more than asked tells whether there are more.
-        let filter = JobFilter { status, before, limit: limit.saturating_add(1) };
+        let owner = caller.confined_to().cloned();
+        let filter = JobFilter { owner, status, before, limit: limit.saturating_add(1) };
         let mut jobs = self.parts.jobs.list(filter).await?;
         let more = jobs.len() > limit as usize;
         jobs.truncate(limit as usize);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Error, GenerationService, JobView, Result};
+use super::{Caller, Error, GenerationService, JobView, Result};
 use crate::dispatch::events::Subscription;
 use crate::domain::{EventId, Job, JobEvent, JobEventKind, JobId, JobStatus, Timestamp};
 
@@ -38,12 +38,17 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job; too many watchers; a store that failed.
-    pub async fn subscribe(self: &std::sync::Arc<Self>, id: JobId, after: Option<EventId>) -> Result<JobStream> {
+    pub async fn subscribe(
+        self: &std::sync::Arc<Self>,
+        caller: &Caller,
+        id: JobId,
+        after: Option<EventId>,
+    ) -> Result<JobStream> {
         let busy = |_| Error::Unavailable { reason: "too many event streams are open", retry_after_s: 5 };
         let permit = self.watchers.clone().try_acquire_owned().map_err(busy)?;
         // Subscribed before the row is read: what happens in between is in one of the two.
         let events = self.parts.events.subscribe(id, after).await;
-        let job = self.parts.jobs.get(id).await?.ok_or(Error::JobNotFound(id))?;
+        let job = self.job(caller, id).await?;
         // Whoever has seen the present state's event, or is told it now, need not hear of it again from the bus, which
         // may have published it a moment after the row's time.
         let knows_state = after.is_none_or(|seen| state_of(&job).is_some_and(|state| state.id <= seen));
@@ -67,12 +72,12 @@ impl GenerationService {
     ///
     /// # Errors
     /// As [`GenerationService::subscribe`].
-    pub async fn wait(self: &std::sync::Arc<Self>, id: JobId, at_most: Duration) -> Result<JobView> {
-        let mut events = self.subscribe(id, None).await?;
+    pub async fn wait(self: &std::sync::Arc<Self>, caller: &Caller, id: JobId, at_most: Duration) -> Result<JobView> {
+        let mut events = self.subscribe(caller, id, None).await?;
         let ended = async { while events.next().await.is_some() {} };
         // Whether in time or not, the row says how it stands.
         let _ = tokio::time::timeout(at_most, ended).await;
-        self.get(id).await
+        self.get(caller, id).await
     }
 }
 

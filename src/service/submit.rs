@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Error, GenerationService, GivenPicture, JobView, Result};
+use super::{Caller, Error, GenerationService, GivenPicture, JobView, Result};
 use crate::dispatch::jobs::{self, Cancelled, Idempotency, Inserted, NewJob};
 use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, Limits, ModelInfo, RequestDraft};
 
@@ -29,11 +29,11 @@ pub struct Submission {
 }
 
 impl GenerationService {
-    /// Checks a request and puts it into the queue.
+    /// Checks a request and puts it into the queue, as a job of the caller.
     ///
     /// # Errors
     /// Every fault of its fields; a full queue; draining; a store that failed.
-    pub async fn submit(&self, submission: Submission) -> Result<Submitted> {
+    pub async fn submit(&self, caller: &Caller, submission: Submission) -> Result<Submitted> {
         let Submission { mut draft, pictures, mut faults, idempotency_key } = submission;
         if self.parts.hub.is_draining() {
             self.parts.metrics.rejected.with_label_values(&["draining"]).inc();
@@ -45,7 +45,7 @@ impl GenerationService {
         let fingerprint =
             Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
         let id = JobId::generate();
-        let inputs = self.look_at(id, pictures, &mut draft, &mut faults).await?;
+        let inputs = self.look_at(caller, id, pictures, &mut draft, &mut faults).await?;
         let limits = self.limits_for(&draft).await;
         let request = match self.check(draft, faults, &limits) {
             Ok(request) => self.with_hashes(request).await,
@@ -56,7 +56,7 @@ impl GenerationService {
             Error::Invalid(faults)
         })?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, fingerprint });
-        let new = NewJob { id, request, idempotency };
+        let new = NewJob { id, owner: caller.owner().cloned(), request, idempotency };
         // Before the job is: whoever claims it finds them.
         let has_inputs = !inputs.is_empty();
         self.store_inputs(id, inputs).await?;
@@ -74,7 +74,8 @@ impl GenerationService {
                 self.parts.metrics.jobs_submitted.inc();
                 self.parts.events.publish(job.id, JobEventKind::Queued).await;
                 self.parts.hub.wake();
-                tracing::info!(job.id = %job.id, model.id = %job.request.model(), "job accepted");
+                let owner = job.owner.as_ref().map(tracing::field::display);
+                tracing::info!(job.id = %job.id, job.owner = owner, model.id = %job.request.model(), "job accepted");
                 Ok(Submitted { view: self.view(job).await?, is_repeat: false })
             }
             Ok(Inserted::Existing(job)) => Ok(Submitted { view: self.view(job).await?, is_repeat: true }),
@@ -131,7 +132,8 @@ impl GenerationService {
     ///
     /// # Errors
     /// No such job; a store that failed.
-    pub async fn delete(&self, id: JobId) -> Result<Option<JobView>> {
+    pub async fn delete(&self, caller: &Caller, id: JobId) -> Result<Option<JobView>> {
+        self.job(caller, id).await?;
         match self.parts.jobs.cancel(id).await?.ok_or(Error::JobNotFound(id))? {
             Cancelled::Now(job) => {
                 self.parts.metrics.jobs_ended.with_label_values(&["cancelled"]).inc();

@@ -10,7 +10,7 @@ use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
     Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, ModelId, QueuePlace, SizeKey, Timestamp};
+use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp};
 
 /// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
 pub struct MemoryStore {
@@ -25,7 +25,8 @@ struct State {
     waiting: BTreeSet<QueuePlace>,
     groups: BTreeMap<GroupKey, BTreeSet<QueuePlace>>,
     running: BTreeSet<JobId>,
-    keys: HashMap<String, JobId>,
+    /// By owner and idempotency key.
+    keys: HashMap<(Option<OwnerId>, String), JobId>,
     /// Of jobs that wait or run.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     pixel_steps: u64,
@@ -67,7 +68,7 @@ impl State {
             self.deadlines.insert((deadline, record.job.id));
         }
         if let Some(idempotency) = &record.idempotency {
-            self.keys.insert(idempotency.key.clone(), record.job.id);
+            self.keys.insert((record.job.owner.clone(), idempotency.key.clone()), record.job.id);
         }
         self.records.insert(record.job.id, record);
     }
@@ -93,7 +94,7 @@ impl State {
             self.deadlines.remove(&(deadline, id));
         }
         if let Some(idempotency) = &record.idempotency {
-            self.keys.remove(&idempotency.key);
+            self.keys.remove(&(record.job.owner.clone(), idempotency.key.clone()));
         }
         Some(record)
     }
@@ -183,7 +184,8 @@ impl JobStore for MemoryStore {
     async fn insert(&self, new: NewJob) -> Result<Inserted> {
         let mut state = self.state();
         if let Some(idempotency) = &new.idempotency
-            && let Some(known) = state.keys.get(&idempotency.key).and_then(|id| state.records.get(id))
+            && let Some(id) = state.keys.get(&(new.owner.clone(), idempotency.key.clone()))
+            && let Some(known) = state.records.get(id)
         {
             return match known.idempotency.as_ref() == Some(idempotency) {
                 true => Ok(Inserted::Existing(known.job.clone())),
@@ -209,7 +211,8 @@ impl JobStore for MemoryStore {
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>> {
         let state = self.state();
         let older = |id: &JobId| filter.before.is_none_or(|before| *id < before);
-        let wanted = |job: &&Job| filter.status.is_none_or(|status| job.status == status);
+        let is_owned = |job: &Job| filter.owner.is_none() || filter.owner == job.owner;
+        let wanted = |job: &&Job| filter.status.is_none_or(|status| job.status == status) && is_owned(job);
         let jobs = state.records.iter().rev().filter(|(id, _)| older(id)).map(|(_, record)| &record.job);
         Ok(jobs.filter(wanted).take(filter.limit as usize).cloned().collect())
     }

@@ -13,8 +13,8 @@ pub use sqlite::SqliteStore;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, QueuePlace, SizeKey, Timestamp,
-    WorkerId,
+    Artifact, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, ModelId, OwnerId, QueuePlace, SizeKey,
+    Timestamp, WorkerId,
 };
 
 /// A job to be accepted.
@@ -22,13 +22,15 @@ use crate::domain::{
 pub struct NewJob {
     /// Chosen by the caller.
     pub id: JobId,
+    /// Whose it is.
+    pub owner: Option<OwnerId>,
     /// What to draw.
     pub request: GenerationRequest,
     /// Makes a retry safe.
     pub idempotency: Option<Idempotency>,
 }
 
-/// A client's `Idempotency-Key`, and what it stood for.
+/// A client's `Idempotency-Key`, and what it stood for. The same key of another owner is another key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     /// As the client sent it.
@@ -175,6 +177,8 @@ pub enum Overdue {
 /// Which jobs to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
+    /// Only this one's jobs.
+    pub owner: Option<OwnerId>,
     /// Only this state.
     pub status: Option<JobStatus>,
     /// Only jobs older than this one (its id is the cursor).

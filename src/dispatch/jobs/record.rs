@@ -33,6 +33,7 @@ impl Record {
     pub(super) fn new(new: NewJob, now: Timestamp) -> Self {
         let job = Job {
             id: new.id,
+            owner: new.owner,
             status: JobStatus::Queued,
             request: new.request,
             created_at: now,

@@ -16,10 +16,10 @@ use sqlx::sqlite::{
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
 use super::record::{Record, Room, fill_order};
-use super::sqlite_rows::{id_bytes, insert, job_id, record, update};
+use super::sqlite_rows::{id_bytes, insert, job_id, key_column, record, update};
 use super::{
-    Cancelled, ClaimRequest, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
-    Outcome, Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
+    Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
+    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
 };
 use crate::domain::{Clock, GroupKey, Job, JobId, ModelId, QueuePlace, SizeKey, Timestamp};
 
@@ -97,8 +97,10 @@ async fn load_held(connection: &mut SqliteConnection, lease: &Lease) -> Result<R
     load(connection, lease.job_id).await?.ok_or(Error::LeaseLost(lease.job_id))
 }
 
-async fn find_by_key(connection: &mut SqliteConnection, idempotency: &Idempotency) -> Result<Option<Record>> {
-    let query = sqlx::query("SELECT * FROM jobs WHERE idempotency_key = ?").bind(idempotency.key.as_str());
+async fn find_by_key(connection: &mut SqliteConnection, new: &NewJob) -> Result<Option<Record>> {
+    let Some(idempotency) = &new.idempotency else { return Ok(None) };
+    let key = key_column(new.owner.as_ref(), &idempotency.key);
+    let query = sqlx::query("SELECT * FROM jobs WHERE idempotency_key = ?").bind(key);
     query.fetch_optional(connection).await?.as_ref().map(record).transpose()
 }
 
@@ -232,10 +234,8 @@ async fn overdue(connection: &mut SqliteConnection, now: Timestamp, most: i64) -
 impl JobStore for SqliteStore {
     async fn insert(&self, new: NewJob) -> Result<Inserted> {
         let mut transaction = self.write().await?;
-        if let Some(idempotency) = &new.idempotency
-            && let Some(known) = find_by_key(&mut transaction, idempotency).await?
-        {
-            return match known.idempotency.as_ref() == Some(idempotency) {
+        if let Some(known) = find_by_key(&mut transaction, &new).await? {
+            return match known.idempotency == new.idempotency {
                 true => Ok(Inserted::Existing(known.job)),
                 false => Err(Error::IdempotencyMismatch),
             };
@@ -257,14 +257,16 @@ impl JobStore for SqliteStore {
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>> {
         // Any UUIDv7 sorts before 16 bytes of ones.
         let before = filter.before.map_or_else(|| vec![0xff; 16], id_bytes);
-        let query = match filter.status {
-            Some(status) => {
-                let text = "SELECT * FROM jobs WHERE status = ? AND id < ? ORDER BY id DESC LIMIT ?";
-                sqlx::query(text).bind(status.name())
-            }
-            None => sqlx::query("SELECT * FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?"),
-        };
-        let rows = query.bind(before).bind(filter.limit).fetch_all(&self.reader).await?;
+        let mut query = QueryBuilder::new("SELECT * FROM jobs WHERE id < ");
+        query.push_bind(before);
+        if let Some(owner) = &filter.owner {
+            query.push(" AND owner = ").push_bind(owner.as_str());
+        }
+        if let Some(status) = filter.status {
+            query.push(" AND status = ").push_bind(status.name());
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(filter.limit);
+        let rows = query.build().fetch_all(&self.reader).await?;
         rows.iter().map(|row| Ok(record(row)?.job)).collect()
     }
 

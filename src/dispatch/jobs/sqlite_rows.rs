@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::record::{HeldLease, Record, pixel_steps};
 use super::{Error, Idempotency, Result};
-use crate::domain::{Job, JobId, JobStatus, QueuePlace, Timestamp, WorkerId};
+use crate::domain::{Job, JobId, JobStatus, OwnerId, QueuePlace, Timestamp, WorkerId};
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
@@ -20,6 +20,7 @@ impl From<sqlx::Error> for Error {
 pub(super) fn record(row: &SqliteRow) -> Result<Record> {
     let job = Job {
         id: job_id(row)?,
+        owner: row.try_get::<Option<String>, _>("owner")?.map(OwnerId::new),
         status: status(row)?,
         request: json(row.try_get("request")?)?,
         created_at: Timestamp::from_unix_ms(row.try_get("created_at_ms")?),
@@ -42,8 +43,8 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     let (job, request) = (&record.job, &record.job.request);
     sqlx::query(
         "INSERT INTO jobs (id, status, request, model, width, height, steps, row_count, pixel_steps, rank_ms, \
-         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint, owner) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id_bytes(job.id))
     .bind(job.status.name())
@@ -57,8 +58,9 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(record.place.rank_ms)
     .bind(job.created_at.unix_ms())
     .bind(job.deadline().map(Timestamp::unix_ms))
-    .bind(record.idempotency.as_ref().map(|idempotency| idempotency.key.as_str()))
+    .bind(record.idempotency.as_ref().map(|idempotency| key_column(job.owner.as_ref(), &idempotency.key)))
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))
+    .bind(job.owner.as_ref().map(OwnerId::as_str))
     .execute(connection)
     .await?;
     Ok(())
@@ -123,8 +125,15 @@ fn lease(row: &SqliteRow) -> Result<Option<HeldLease>> {
     }))
 }
 
+/// An idempotency key as it is stored: behind its owner's name and a line break, which stands in no name and no key. So
+/// the column tells the keys of two owners apart.
+pub(super) fn key_column(owner: Option<&OwnerId>, key: &str) -> String {
+    owner.map_or_else(|| key.to_owned(), |owner| format!("{owner}\n{key}"))
+}
+
 fn idempotency(row: &SqliteRow) -> Result<Option<Idempotency>> {
-    let key: Option<String> = row.try_get("idempotency_key")?;
+    let column: Option<String> = row.try_get("idempotency_key")?;
+    let key = column.map(|column| column.rsplit('\n').next().unwrap_or_default().to_owned());
     let fingerprint: Option<String> = row.try_get("idempotency_fingerprint")?;
     Ok(key.zip(fingerprint).map(|(key, fingerprint)| Idempotency { key, fingerprint }))
 }

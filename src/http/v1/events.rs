@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -17,7 +18,7 @@ use super::types::image_body;
 use crate::domain::{EventId, FieldError, JobEvent, JobEventKind};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result};
-use crate::service::{Error, JobStream};
+use crate::service::{Caller, Error, JobStream};
 use crate::telemetry::Metrics;
 
 #[derive(Deserialize)]
@@ -41,12 +42,13 @@ pub(in crate::http) struct EventsQuery {
         (status = 503, description = "Too many streams are open.", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn events(
     State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let after = last_seen(&query, &headers)?;
-    let events = door.service.subscribe(job_id(&id)?, after).await?;
+    let events = door.service.subscribe(&caller, job_id(&id)?, after).await?;
     let open = OpenStream::new(events, door.metrics.clone());
     let stream = stream::unfold(open, |mut open| async move {
         let event = open.events.next().await?;

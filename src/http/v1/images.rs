@@ -1,5 +1,6 @@
 //! Finished pictures by job and index, and those that came with a request.
 
+use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +11,7 @@ use crate::domain::{ErrorCode, FieldError, ImageFormat, InputName};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result};
 use crate::http::negotiate::preferred;
-use crate::service::{Error, StoredImage};
+use crate::service::{Caller, Error, StoredImage};
 
 #[derive(Deserialize)]
 pub(in crate::http) struct ImageQuery {
@@ -32,6 +33,7 @@ pub(in crate::http) struct ImageQuery {
         (status = 422, description = "`format` is at fault.", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn image(
     State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
     Path((id, index)): Path<(String, String)>,
     Query(query): Query<ImageQuery>,
     headers: HeaderMap,
@@ -41,7 +43,7 @@ pub(in crate::http) async fn image(
         Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), "the index of an image is a number from 0")
     };
     let index: u32 = index.parse().map_err(unknown)?;
-    let artifact = door.service.artifact(id, index).await?;
+    let artifact = door.service.artifact(&caller, id, index).await?;
     let format = wanted(&query, &headers, artifact.format)?;
     let tag = etag(&artifact.sha256, artifact.format, format);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -50,7 +52,7 @@ pub(in crate::http) async fn image(
         cache_headers(response.headers_mut(), &tag);
         return Ok(response);
     }
-    Ok(answer(door.service.image(id, index, Some(format)).await?))
+    Ok(answer(door.service.image(&caller, id, index, Some(format)).await?))
 }
 
 fn wanted(query: &ImageQuery, headers: &HeaderMap, stored: ImageFormat) -> Result<ImageFormat> {
@@ -97,6 +99,7 @@ fn cache_headers(headers: &mut HeaderMap, tag: &str) {
         (status = 404, description = "No such job, or it came without one.", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::http) async fn input(
     State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
     Path((id, input)): Path<(String, String)>,
 ) -> Result<Response> {
     let id = job_id(&id)?;
@@ -104,7 +107,7 @@ pub(in crate::http) async fn input(
         let detail = "a job may have come with `init_image`, `mask_image`, and `control_0` and so on";
         Problem::new(StatusCode::NOT_FOUND, ErrorCode::ImageNotFound.name(), detail)
     };
-    let bytes = door.service.input(id, input.parse::<InputName>().map_err(unknown)?).await?;
+    let bytes = door.service.input(&caller, id, input.parse::<InputName>().map_err(unknown)?).await?;
     // It was decoded before it was stored, so its first bytes tell which of the three it is.
     let format = match bytes.first() {
         Some(0x89) => ImageFormat::Png,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 use super::body::{self, Parsed};
@@ -16,7 +16,7 @@ use crate::domain::{ErrorCode, FieldError, ImageFormat, JobId, JobStatus};
 use crate::http::Door;
 use crate::http::errors::{Problem, Result, status_of};
 use crate::http::negotiate::preferred;
-use crate::service::{Error, JobView, Submission};
+use crate::service::{Caller, Error, JobView, Submission};
 
 const JSON: &str = "application/json";
 /// Longest `Idempotency-Key`.
@@ -66,6 +66,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     ))]
 pub(in crate::http) async fn create(
     State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: std::result::Result<Bytes, BytesRejection>,
 ) -> Result<Response> {
@@ -78,14 +79,14 @@ pub(in crate::http) async fn create(
     }
     let Parsed { draft, pictures, faults } = parsed;
     let submission = Submission { draft, pictures, faults, idempotency_key: key };
-    let submitted = door.service.submit(submission).await?;
+    let submitted = door.service.submit(&caller, submission).await?;
     let id = submitted.view.job.id;
     if let Some(format) = image {
-        return picture(&door, id, format).await;
+        return picture(&door, &caller, id, format).await;
     }
     let mut view = submitted.view;
     if let Some(wait) = wait {
-        view = door.service.wait(id, wait).await?;
+        view = door.service.wait(&caller, id, wait).await?;
     }
     let ended = view.job.status.is_terminal();
     let status = if ended || (submitted.is_repeat && wait.is_none()) { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -160,8 +161,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// Waits for the job and answers with its picture.
-async fn picture(door: &Door, id: JobId, format: ImageFormat) -> Result<Response> {
-    let view = door.service.wait(id, door.options.max_wait).await?;
+async fn picture(door: &Door, caller: &Caller, id: JobId, format: ImageFormat) -> Result<Response> {
+    let view = door.service.wait(caller, id, door.options.max_wait).await?;
     let named = |mut response: Response| {
         let name = HeaderValue::from_str(&id.to_string()).unwrap_or(HeaderValue::from_static(""));
         response.headers_mut().insert(HeaderName::from_static("x-darkroom-job"), name);
@@ -170,7 +171,7 @@ async fn picture(door: &Door, id: JobId, format: ImageFormat) -> Result<Response
     if let Some(problem) = not_a_picture(&view, id) {
         return Ok(named(problem.into_response()));
     }
-    let stored = door.service.image(id, 0, Some(format)).await?;
+    let stored = door.service.image(caller, id, 0, Some(format)).await?;
     Ok(named(super::images::answer(stored)))
 }
 
@@ -198,8 +199,12 @@ fn not_a_picture(view: &JobView, id: JobId) -> Option<Problem> {
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
     responses((status = 200, description = "The job.", body = JobBody),
         (status = 404, description = "No such job, or it has expired.", body = Problem, content_type = "application/problem+json")))]
-pub(in crate::http) async fn get(State(door): State<Door>, Path(id): Path<String>) -> Result<Json<JobBody>> {
-    Ok(Json(door.service.get(job_id(&id)?).await?.into()))
+pub(in crate::http) async fn get(
+    State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<JobBody>> {
+    Ok(Json(door.service.get(&caller, job_id(&id)?).await?.into()))
 }
 
 #[derive(Deserialize)]
@@ -216,7 +221,11 @@ pub(in crate::http) struct ListQuery {
         ("limit" = Option<u32>, Query, description = "1 to 200; 20 when absent.")),
     responses((status = 200, description = "A page of jobs.", body = JobList),
         (status = 422, description = "Parameters at fault.", body = Problem, content_type = "application/problem+json")))]
-pub(in crate::http) async fn list(State(door): State<Door>, Query(query): Query<ListQuery>) -> Result<Json<JobList>> {
+pub(in crate::http) async fn list(
+    State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<JobList>> {
     let mut faults = Vec::new();
     let status = query.status.as_deref().and_then(|text| {
         text.parse::<JobStatus>()
@@ -249,7 +258,7 @@ pub(in crate::http) async fn list(State(door): State<Door>, Query(query): Query<
     if !faults.is_empty() {
         return Err(Error::Invalid(faults).into());
     }
-    let page = door.service.list(status, before, limit).await?;
+    let page = door.service.list(&caller, status, before, limit).await?;
     Ok(Json(JobList {
         jobs: page.jobs.into_iter().map(JobBody::from).collect(),
         next_cursor: page.next.map(|id| id.to_string()),
@@ -262,8 +271,12 @@ pub(in crate::http) async fn list(State(door): State<Door>, Query(query): Query<
         (status = 202, description = "It runs and leaves at its next step.", body = JobBody),
         (status = 204, description = "It had ended and is removed."),
         (status = 404, description = "No such job.", body = Problem, content_type = "application/problem+json")))]
-pub(in crate::http) async fn delete(State(door): State<Door>, Path(id): Path<String>) -> Result<Response> {
-    Ok(match door.service.delete(job_id(&id)?).await? {
+pub(in crate::http) async fn delete(
+    State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response> {
+    Ok(match door.service.delete(&caller, job_id(&id)?).await? {
         None => StatusCode::NO_CONTENT.into_response(),
         Some(view) => {
             let status = if view.job.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };

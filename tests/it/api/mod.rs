@@ -8,6 +8,8 @@ mod continuous;
 mod deadlines;
 // Jobs from submit to end.
 mod jobs;
+// Who may ask, and whose jobs they see.
+mod keys;
 // Pictures that come with requests.
 mod controls;
 mod image_inputs;

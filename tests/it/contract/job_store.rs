@@ -7,7 +7,7 @@ use darkroom::dispatch::jobs::{
     Cancelled, ClaimedJob, Error, Idempotency, Inserted, JobFilter, JobStore, LeaseState, NewJob, Outcome, QueueStats,
     Rescued,
 };
-use darkroom::domain::{ErrorCode, Job, JobError, JobId, JobStatus, JobTimings, Timestamp};
+use darkroom::domain::{ErrorCode, Job, JobError, JobId, JobStatus, JobTimings, OwnerId, Timestamp};
 
 use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, plain, succeeded, with};
 
@@ -72,6 +72,7 @@ async fn a_finished_lease_ends_nothing_twice(bed: Bed) {
 async fn a_retry_with_its_key_finds_its_job(bed: Bed) {
     let keyed = |fingerprint: &str| NewJob {
         id: JobId::generate(),
+        owner: None,
         request: plain(),
         idempotency: Some(Idempotency { key: "key-1".to_owned(), fingerprint: fingerprint.to_owned() }),
     };
@@ -86,11 +87,38 @@ async fn a_retry_with_its_key_finds_its_job(bed: Bed) {
     assert!(matches!(bed.store.insert(keyed("b")).await.unwrap(), Inserted::New(_)));
 }
 
+async fn a_job_is_its_owners(bed: Bed) {
+    let idempotency = || Some(Idempotency { key: "key-1".to_owned(), fingerprint: "a".to_owned() });
+    let of = |owner: Option<&str>| NewJob {
+        id: JobId::generate(),
+        owner: owner.map(OwnerId::new),
+        request: plain(),
+        idempotency: idempotency(),
+    };
+    let mut jobs = Vec::new();
+    for owner in [None, Some("alice"), Some("bob")] {
+        let Inserted::New(job) = bed.store.insert(of(owner)).await.unwrap() else { panic!("is new") };
+        assert_eq!(job.owner, owner.map(OwnerId::new));
+        assert_eq!(bed.store.insert(of(owner)).await.unwrap(), Inserted::Existing(job.clone()));
+        jobs.push(job);
+    }
+    bed.store.cancel(jobs[2].id).await.unwrap();
+    let list = async |owner: Option<&str>, status| {
+        let filter = JobFilter { owner: owner.map(OwnerId::new), status, before: None, limit: 10 };
+        ids(&bed.store.list(filter).await.unwrap())
+    };
+    assert_eq!(list(Some("alice"), None).await, [jobs[1].id]);
+    assert_eq!(list(Some("bob"), Some(JobStatus::Queued)).await, []);
+    assert_eq!(list(Some("bob"), Some(JobStatus::Cancelled)).await, [jobs[2].id]);
+    assert_eq!(list(Some("nobody"), None).await, []);
+    assert_eq!(list(None, None).await.len(), 3);
+}
+
 async fn retries_at_once_make_one_job(bed: Bed) {
     let tries = (0..16).map(|_| {
         let store = bed.store.clone();
         let idempotency = Some(Idempotency { key: "key".to_owned(), fingerprint: "same".to_owned() });
-        let new = NewJob { id: JobId::generate(), request: plain(), idempotency };
+        let new = NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency };
         tokio::spawn(async move { store.insert(new).await.unwrap() })
     });
     let results = futures::future::join_all(tries).await;
@@ -100,7 +128,7 @@ async fn retries_at_once_make_one_job(bed: Bed) {
 
 async fn an_id_is_taken_once(bed: Bed) {
     let job = bed.insert(plain()).await;
-    let again = NewJob { id: job.id, request: plain(), idempotency: None };
+    let again = NewJob { id: job.id, owner: None, request: plain(), idempotency: None };
     assert!(matches!(bed.store.insert(again).await, Err(Error::Storage(_))));
     assert_eq!(bed.store.get(job.id).await.unwrap(), Some(job));
 }
@@ -109,7 +137,7 @@ async fn a_full_queue_refuses_until_a_job_is_taken(bed: Bed) {
     for _ in 0..OPTIONS.max_queued {
         bed.insert(plain()).await;
     }
-    let new = || NewJob { id: JobId::generate(), request: plain(), idempotency: None };
+    let new = || NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency: None };
     assert!(matches!(bed.store.insert(new()).await, Err(Error::QueueFull { limit: 1_000 })));
     bed.one().await;
     assert!(matches!(bed.store.insert(new()).await, Ok(Inserted::New(_))));
@@ -259,7 +287,7 @@ async fn lists_go_newest_first_from_a_cursor(bed: Bed) {
     }
     bed.store.cancel(jobs[1]).await.unwrap();
     bed.store.cancel(jobs[3]).await.unwrap();
-    let list = |status, before, limit| bed.store.list(JobFilter { status, before, limit });
+    let list = |status, before, limit| bed.store.list(JobFilter { owner: None, status, before, limit });
     assert_eq!(ids(&list(None, None, 10).await.unwrap()), jobs);
     assert_eq!(ids(&list(None, None, 2).await.unwrap()), jobs[..2]);
     assert_eq!(ids(&list(None, Some(jobs[1]), 2).await.unwrap()), jobs[2..4]);
@@ -349,6 +377,7 @@ for_every_store![
     a_failure_keeps_its_reason,
     a_finished_lease_ends_nothing_twice,
     a_retry_with_its_key_finds_its_job,
+    a_job_is_its_owners,
     retries_at_once_make_one_job,
     an_id_is_taken_once,
     a_full_queue_refuses_until_a_job_is_taken,

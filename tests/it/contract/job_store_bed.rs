@@ -50,7 +50,7 @@ pub(super) fn clock() -> Arc<ManualClock> {
 }
 
 pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {
-    match store.insert(NewJob { id: JobId::generate(), request, idempotency: None }).await.unwrap() {
+    match store.insert(NewJob { id: JobId::generate(), owner: None, request, idempotency: None }).await.unwrap() {
         Inserted::New(job) => job,
         Inserted::Existing(job) => panic!("{} is not new", job.id),
     }

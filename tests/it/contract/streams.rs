@@ -7,7 +7,7 @@ use darkroom::dispatch::artifacts::ArtifactStore;
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
 use darkroom::domain::{JobEventKind, Limits};
-use darkroom::service::{EmptyShelf, GenerationService, JobStream, ServiceOptions, ServiceParts};
+use darkroom::service::{Caller, EmptyShelf, GenerationService, JobStream, ServiceOptions, ServiceParts};
 use darkroom::telemetry::Metrics;
 
 use super::job_store_bed::{Bed, OPTIONS, claim};
@@ -50,7 +50,7 @@ async fn a_job_that_starts_in_the_millisecond_it_was_seen_waiting_is_told_to_hav
     let watched = Watched::new().await;
     let job = watched.bed.insert(request(|_| ())).await.id;
     watched.events.publish(job, JobEventKind::Queued).await;
-    let mut stream = watched.service.subscribe(job, None).await.unwrap();
+    let mut stream = watched.service.subscribe(&Caller::Anybody, job, None).await.unwrap();
     assert_eq!(watched.bed.one().await.job.id, job);
     watched.events.publish(job, JobEventKind::Started { attempt: 1 }).await;
     assert_eq!([told(&mut stream).await, told(&mut stream).await], ["queued", "started"]);
@@ -62,7 +62,7 @@ async fn a_state_told_by_the_row_is_not_told_again_by_the_bus() {
     let job = watched.bed.insert(request(|_| ())).await.id;
     watched.events.publish(job, JobEventKind::Queued).await;
     assert_eq!(watched.bed.store.claim(claim(1)).await.unwrap().len(), 1);
-    let mut stream = watched.service.subscribe(job, None).await.unwrap();
+    let mut stream = watched.service.subscribe(&Caller::Anybody, job, None).await.unwrap();
     watched.events.publish(job, JobEventKind::Started { attempt: 1 }).await;
     watched.events.publish(job, JobEventKind::Progress { image: 0, step: 1, total: 10 }).await;
     assert_eq!([told(&mut stream).await, told(&mut stream).await], ["started", "progress"]);

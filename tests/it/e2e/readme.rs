@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use darkroom::config::KeySettings;
+
 use super::server::Server;
 
 /// The fenced `sh` blocks that speak to a server.
@@ -24,12 +26,24 @@ async fn every_curl_example_works_as_pasted() {
     }
     let (data, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = Server::start_with(data.path(), "pinhole", &[]);
-    let examples = examples();
+    let (keyed, examples): (Vec<String>, Vec<String>) =
+        examples().into_iter().partition(|example| example.contains("Authorization"));
     assert!(examples.len() >= 5, "the README has lost its examples: {examples:?}");
-    for example in examples {
+    assert!(!keyed.is_empty(), "the README shows no key");
+    let key = KeySettings::of("dk_of-the-readme", "alice".to_owned(), 1, false);
+    let keys = format!("[{{name=\"{}\",sha256=\"{}\"}}]", key.name, key.sha256);
+    let data = tempfile::tempdir().unwrap();
+    let asking = Server::start_with(data.path(), "pinhole", &[("DARKROOM_KEYS", &keys)]);
+    let each = examples.iter().map(|example| (example, &server)).chain(keyed.iter().map(|example| (example, &asking)));
+    for (example, server) in each {
         let script = format!("set -euo pipefail\n{}", example.replace("http://127.0.0.1:7860", server.url()));
         assert!(script.contains(server.url()), "an example speaks to another address: {example}");
-        let run = Command::new("bash").arg("-c").arg(&script).current_dir(folder.path()).output();
+        let run = Command::new("bash")
+            .arg("-c")
+            .arg(&script)
+            .env("KEY", "dk_of-the-readme")
+            .current_dir(folder.path())
+            .output();
         let output = run.unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{example}\n{told}\n{}", String::from_utf8_lossy(&output.stdout));

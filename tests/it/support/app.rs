@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darkroom::app::{App, LoadHook, Seams, Storage};
-use darkroom::config::Settings;
+use darkroom::config::{KeySettings, Settings};
 use darkroom::diffusion::engine::FaultHook;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -30,6 +30,17 @@ impl Builder {
         self
     }
 
+    /// Takes this one's key, which [`key_of`] tells. Once there is one, the app's own requests come with `root`'s, which may see
+    /// everything.
+    pub(crate) fn key(mut self, name: &str, weight: u32) -> Self {
+        let of = |name: &str, weight, is_admin| KeySettings::of(&key_of(name), name.to_owned(), weight, is_admin);
+        if self.settings.keys.is_empty() {
+            self.settings.keys.push(of("root", 1, true));
+        }
+        self.settings.keys.push(of(name, weight, false));
+        self
+    }
+
     /// Called before each load of a model.
     pub(crate) fn load(mut self, hook: LoadHook) -> Self {
         self.seams.load = Some(hook);
@@ -51,6 +62,7 @@ impl Builder {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = self.settings;
         settings.data_dir = folder.path().to_owned();
+        let key = (!settings.keys.is_empty()).then(|| key_of("root"));
         let app = App::build(&settings, self.storage, self.seams).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -59,7 +71,7 @@ impl Builder {
             let _ = stopped.await;
         }));
         let client = Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
-        TestApp { base, client, stop: Some(stop), serving: Some(serving), _folder: folder }
+        TestApp { base, client, key, stop: Some(stop), serving: Some(serving), _folder: folder }
     }
 }
 
@@ -67,6 +79,7 @@ impl Builder {
 pub(crate) struct TestApp {
     pub(crate) base: String,
     pub(crate) client: Client,
+    key: Option<String>,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<std::io::Result<()>>>,
     _folder: tempfile::TempDir,
@@ -80,7 +93,16 @@ impl TestApp {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.base))
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// With this one's key.
+    pub(crate) fn request_as(&self, name: &str, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).bearer_auth(key_of(name))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
@@ -142,6 +164,11 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         assert!(self.stop.is_none() || std::thread::panicking(), "a test forgot to finish its app");
     }
+}
+
+/// The key of this name.
+pub(crate) fn key_of(name: &str) -> String {
+    format!("dk_{name}-key-that-nobody-may-see")
 }
 
 /// A small picture in a few steps.

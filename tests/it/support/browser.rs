@@ -90,8 +90,13 @@ impl Browser {
         sent.map(|told| told["message"]["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
     }
 
-    pub(crate) async fn open(&self, url: &str) {
+    /// For a page that cannot fill its form yet.
+    pub(crate) async fn open_without_form(&self, url: &str) {
         self.client.goto(url).await.unwrap();
+    }
+
+    pub(crate) async fn open(&self, url: &str) {
+        self.open_without_form(url).await;
         // The page fills its form when it knows the models.
         self.until("the form is filled", "document.getElementById('width').value !== ''").await;
     }

@@ -1,5 +1,7 @@
 // The native API, /v1, and its refusals.
 
+import { keyHeaders } from "./key.js";
+
 /** A refusal: problem+json as the server wrote it, or what stands for it when nothing came back. */
 export class Problem extends Error {
   constructor({ status = 0, code = "unreachable", detail, errors = [], retryAfter = null }) {
@@ -15,7 +17,7 @@ export const exact = (text) => JSON.parse(text.replace(/"seed":\s*(\d+)/g, '"see
 async function ask(method, path, { body, headers = {} } = {}) {
   let response;
   try {
-    response = await fetch(path, { method, body, headers: { accept: "application/json", ...headers } });
+    response = await fetch(path, { method, body, headers: { accept: "application/json", ...keyHeaders(), ...headers } });
   } catch {
     throw new Problem({ detail: "The server cannot be reached. It may be restarting" });
   }

@@ -2,6 +2,7 @@
 
 import { isUnderWay } from "./api.js";
 import { ICONS, icon, make } from "./dom.js";
+import { pictureAt } from "./pictures.js";
 import { atField, drawing, outputSize, parameters, pictureOf, waiting } from "./words.js";
 
 export class Card {
@@ -193,15 +194,23 @@ class Slot {
     if (image && this.#url !== image.url) this.#show(image);
   }
 
-  #show(image) {
+  async #show(image) {
     this.#url = image.url;
-    this.#image.src = image.url;
+    let here;
+    try {
+      here = await pictureAt(image.url);
+    } catch {
+      // The next word of the job tries again.
+      this.#url = null;
+      return;
+    }
+    this.#image.src = here;
     this.#image.alt = this.prompt;
     this.#image.width = image.width;
     this.#image.height = image.height;
     this.#image.hidden = false;
     this.#opener.disabled = false;
-    this.#download.href = image.url;
+    this.#download.href = here;
     this.#download.setAttribute("download", fileName(image));
     this.#download.hidden = false;
     this.node.classList.remove("developing");

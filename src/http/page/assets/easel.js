@@ -2,6 +2,7 @@
 
 import { byId } from "./dom.js";
 import { Mask } from "./mask.js";
+import { originOf, pictureAt } from "./pictures.js";
 
 /** Where a picture that a job drew is. */
 const DRAWN = /\/v1\/jobs\/([\w-]+)\/images\/(\d+)$/;
@@ -92,9 +93,9 @@ export class Easel {
   /** A stored picture by its URL; `name` is what the API calls it. */
   async use(url, name, mask = null) {
     try {
-      this.#show(await loaded(url), name);
+      this.#show(await loaded(await pictureAt(url)), name);
       if (mask) {
-        this.#mask.load(await loaded(mask.url));
+        this.#mask.load(await loaded(await pictureAt(mask.url)));
         this.#maskAsCame = mask.name;
         this.#turned();
       }
@@ -195,8 +196,9 @@ export class Easel {
       if (!carries(event)) return;
       event.preventDefault();
       const [file] = event.dataTransfer.files;
-      const url = event.dataTransfer.getData("text/uri-list").split("\n")[0];
-      const found = url.startsWith(`${location.origin}/`) ? DRAWN.exec(new URL(url).pathname) : null;
+      const text = originOf(event.dataTransfer.getData("text/uri-list").split(/\r?\n/)[0]);
+      const url = URL.canParse(text, location) ? new URL(text, location) : null;
+      const found = url?.origin === location.origin ? DRAWN.exec(url.pathname) : null;
       if (found) this.use(found[0], { job: found[1], image: Number(found[2]) });
       else if (file) this.choose(file);
     });

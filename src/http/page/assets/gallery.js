@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { Card } from "./card.js";
 import { byId } from "./dom.js";
 import { say } from "./live.js";
+import { forgetPictures } from "./pictures.js";
 import { refusal } from "./words.js";
 
 const PAGE = 24;
@@ -85,6 +86,7 @@ export class Gallery {
     card.node.remove();
     this.#cards.delete(id);
     this.#own.delete(id);
+    forgetPictures(id);
     if (held) (neighbour ?? byId("pictures")).focus();
     this.#settle();
   }

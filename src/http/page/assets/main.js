@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { byId } from "./dom.js";
 import { RequestForm } from "./form.js";
 import { Gallery } from "./gallery.js";
+import { askForKey, wireForgetting } from "./key.js";
 import { say } from "./live.js";
 import { Viewer } from "./viewer.js";
 import { Watch } from "./watch.js";
@@ -177,4 +178,18 @@ async function begin() {
 wireTheme();
 // Where all of the form fits on the screen, all of it is shown.
 byId("craft").open = matchMedia("(min-width: 900px) and (min-height: 1020px)").matches;
-begin().catch(notice);
+wireForgetting();
+
+// Without the key that the server asks for, nothing has begun yet: once there is one, all of it begins.
+async function beginWithKey() {
+  for (;;) {
+    try {
+      return await begin();
+    } catch (problem) {
+      if (problem.status !== 401) throw problem;
+      await askForKey(refusal(problem));
+    }
+  }
+}
+
+beginWithKey().catch(notice);

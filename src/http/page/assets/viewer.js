@@ -2,6 +2,7 @@
 
 import { fileName } from "./card.js";
 import { byId, ICONS, icon, make } from "./dom.js";
+import { pictureAt } from "./pictures.js";
 import { moment, parameters } from "./words.js";
 
 export class Viewer {
@@ -50,7 +51,7 @@ export class Viewer {
     const [job, image] = [card.job, card.images.get(index)];
     const { request } = job;
     const picture = byId("viewer-image");
-    Object.assign(picture, { src: image.url, alt: request.prompt, width: image.width, height: image.height });
+    Object.assign(picture, { alt: request.prompt, width: image.width, height: image.height });
     picture.style.setProperty("--ratio", image.width / image.height);
     byId("viewer-title").textContent = request.prompt.trim() || "(no prompt)";
     const negative = request.negative_prompt.trim();
@@ -64,10 +65,16 @@ export class Viewer {
     byId("viewer-when").textContent = `${of}${moment(job.created_at)}`;
     byId("viewer-before").setAttribute("aria-disabled", String(this.#at === 0));
     byId("viewer-after").setAttribute("aria-disabled", String(this.#at === this.#pictures.length - 1));
-    this.#showActions(job, image);
+    const download = make("a", { download: fileName(image), class: "as-button" }, icon(ICONS.download), "Download");
+    this.#showActions(job, image, download);
+    const at = this.#at;
+    pictureAt(image.url).then((here) => {
+      download.href = here;
+      if (at === this.#at) picture.src = here;
+    }, () => picture.removeAttribute("src"));
   }
 
-  #showActions(job, image) {
+  #showActions(job, image, download) {
     const { request } = job;
     const leave = (then) => () => {
       this.#dialog.close();
@@ -76,7 +83,7 @@ export class Viewer {
     const button = (label, path, onclick) =>
       make("button", { type: "button", onclick }, path ? icon(path) : null, label);
     byId("viewer-actions").replaceChildren(
-      make("a", { href: image.url, download: fileName(image), class: "as-button" }, icon(ICONS.download), "Download"),
+      download,
       button("Use these again", ICONS.again, leave(() => this.#act.again(request, image.seed, 1))),
       button("Start from this", ICONS.start, leave(() => this.#act.start(job, image))),
       button("Keep this seed", null, leave(() => this.#act.keep(image.seed))),

@@ -5,6 +5,7 @@
 // and every job's place and estimate, come from asking the two lists every PULSE_MS.
 
 import * as api from "./api.js";
+import { EventStream } from "./event-stream.js";
 
 const STREAMS = 2;
 const PULSE_MS = 2000;
@@ -113,27 +114,22 @@ export class Watch {
   }
 
   #open(id) {
-    const stream = new EventSource(api.eventsUrl(id));
-    this.#streams.set(id, stream);
-    for (const name of ["queued", "started", "progress", "preview", "image"]) {
-      stream.addEventListener(name, (event) => {
-        this.#tell.onConnection(true);
-        this.#tell.onEvent(id, name, api.exact(event.data));
-      });
-    }
-    for (const name of ["succeeded", "failed", "cancelled"]) {
-      stream.addEventListener(name, () => {
+    const onEvent = (name, data) => {
+      if (["succeeded", "failed", "cancelled"].includes(name)) {
         this.#close(id);
         this.look(id);
-      });
-    }
-    // The browser comes back by itself with the last event's id, unless it was refused: then the pulse carries on.
-    stream.addEventListener("error", () => {
-      if (stream.readyState !== EventSource.CLOSED) return;
+        return;
+      }
+      this.#tell.onConnection(true);
+      this.#tell.onEvent(id, name, api.exact(data));
+    };
+    // It comes back by itself with the last event's id, unless it was refused: then the pulse carries on.
+    const onRefused = () => {
       this.#refusedAt.set(id, Date.now());
       this.#close(id);
       this.look(id);
-    });
+    };
+    this.#streams.set(id, new EventStream(api.eventsUrl(id), { onEvent, onRefused }));
   }
 
   #close(id) {
