@@ -42,6 +42,8 @@ pub struct StepLoop {
     sink: EventSink,
     batcher: Batcher,
     samples: BTreeMap<SampleId, SampleState>,
+    /// Those of the last batch.
+    in_batch: Vec<SampleId>,
     jobs: HashMap<JobId, JobState>,
     next_sample: u64,
     /// Jobs taken since the start, those that failed at once too.
@@ -68,6 +70,7 @@ impl StepLoop {
             options,
             sink,
             samples: BTreeMap::new(),
+            in_batch: Vec::new(),
             jobs: HashMap::new(),
             next_sample: 0,
             admitted: 0,
@@ -82,6 +85,7 @@ impl StepLoop {
     /// One tick: one model evaluation for the samples whose turn it is.
     pub fn tick(&mut self) {
         let Some(batch) = self.schedule() else { return };
+        self.in_batch = batch.samples().collect();
         let control_rows = self.control_rows(&batch);
         let began = Instant::now();
         let (outcomes, is_one_forward) = self.evaluate_and_advance(&batch);

@@ -10,7 +10,7 @@ use super::busy::Busy;
 use super::events::{EngineEvent, EngineJob, EventSink};
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
-use crate::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace};
+use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace};
 use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// More commands than jobs a worker ever holds: it is full only when the engine hangs.
@@ -21,6 +21,7 @@ enum Command {
     Cancel(JobId),
     Waiting(u32),
     Park(JobId),
+    GiveAway(Vec<ModelId>),
     Stop,
 }
 
@@ -75,6 +76,7 @@ fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
             Ok(Command::Cancel(job)) => engine.cancel(job),
             Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
             Ok(Command::Park(job)) => engine.park(job),
+            Ok(Command::GiveAway(models)) => engine.give_away(&models),
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return busy.rest(),
             Err(TryRecvError::Empty) => engine.tick(),
         }
@@ -102,6 +104,13 @@ impl EngineHandle {
     /// The engine has ended or hangs.
     pub fn park(&self, job: JobId) -> Result<(), EngineStopped> {
         self.send(Command::Park(job))
+    }
+
+    /// Takes off the oldest job that waits at the next step and needs no other models than these; `Parked` follows where there
+    /// is one.
+    pub fn give_away(&self, models: Vec<ModelId>) {
+        // An engine that is gone has nothing to give.
+        let _ = self.send(Command::GiveAway(models));
     }
 
     /// Tells how many rows wait for this device in the queue: how many are worth a forward depends on it.

@@ -2,6 +2,10 @@
 //!
 //! Holds no job's truth: that is its row in the job store. Knows no engine, so that `service` may hold it.
 
+mod asks;
+
+pub use asks::Ask;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -56,6 +60,7 @@ pub struct Work {
 pub struct WorkerHub {
     wake: Notify,
     cancels: broadcast::Sender<JobId>,
+    asks: broadcast::Sender<Ask>,
     workers: Mutex<BTreeMap<WorkerId, WorkerStatus>>,
     models: Mutex<BTreeMap<String, BTreeMap<ModelId, ModelStatus>>>,
     progress: Mutex<HashMap<JobId, Vec<ImageProgress>>>,
@@ -69,6 +74,8 @@ impl Default for WorkerHub {
             wake: Notify::new(),
             // A worker that misses a cancel here learns of it at its next heartbeat.
             cancels: broadcast::channel(256).0,
+            // One that is missed is asked again.
+            asks: broadcast::channel(16).0,
             workers: Mutex::default(),
             models: Mutex::default(),
             progress: Mutex::default(),
@@ -103,6 +110,17 @@ impl WorkerHub {
     /// Every cancel from now on.
     pub fn cancels(&self) -> broadcast::Receiver<JobId> {
         self.cancels.subscribe()
+    }
+
+    /// A worker has nothing to do: whoever has jobs that wait gives one away.
+    pub fn ask(&self, ask: Ask) {
+        // Nobody listens when all workers have ended.
+        let _ = self.asks.send(ask);
+    }
+
+    /// Every ask from now on.
+    pub fn asks(&self) -> broadcast::Receiver<Ask> {
+        self.asks.subscribe()
     }
 
     /// Replaces what is told of one worker.
@@ -176,6 +194,11 @@ impl WorkerHub {
     pub fn speed(&self) -> Option<f64> {
         let workers = self.working().max(1);
         lock(&self.speed).map(|speed| speed * workers as f64)
+    }
+
+    /// Whether a worker of this process draws.
+    pub fn is_anyone_busy(&self) -> bool {
+        lock(&self.workers).values().any(|worker| worker.state == WorkerState::Busy)
     }
 
     /// From now on nothing new is taken.

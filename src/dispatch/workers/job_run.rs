@@ -129,6 +129,7 @@ impl JobRun {
                 parts.hub.left(self.id());
                 parts.events.publish(self.id(), JobEventKind::Queued).await;
                 tracing::info!(job.id = %self.id(), "handed back to the queue");
+                parts.hub.wake();
             }
             Err(error) => tracing::warn!(job.id = %self.id(), %error, "cannot hand a job back; it will be rescued"),
         }

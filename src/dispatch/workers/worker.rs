@@ -1,6 +1,7 @@
 //! One device's task: between the store and its engine.
 
 mod leaving;
+mod sharing;
 mod wanting;
 mod watchdog;
 
@@ -56,6 +57,10 @@ pub(super) struct Worker {
     ending: JoinSet<JobId>,
     ending_leases: HashMap<JobId, ClaimedJob>,
     batches: u64,
+    /// Jobs of the last forward; 0 while none has run.
+    batch_jobs: u32,
+    /// It has not asked the others for work since it last looked anew.
+    may_ask: bool,
     filling: Filling,
     standing: Standing,
 }
@@ -98,6 +103,8 @@ impl Worker {
             ending: JoinSet::new(),
             ending_leases: HashMap::new(),
             batches: 0,
+            batch_jobs: 0,
+            may_ask: true,
             filling: Filling::default(),
             standing: Standing::default(),
         };
@@ -114,7 +121,7 @@ impl Worker {
         let mut polls = interval(self.options.poll);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let hub = self.parts.hub.clone();
-        let mut cancels = hub.cancels();
+        let (mut cancels, mut asks) = (hub.cancels(), hub.asks());
         let mut stop = self.stop.clone();
         loop {
             // Asked for before looking at the queue, so that no job slips in between.
@@ -145,6 +152,7 @@ impl Worker {
                 }
                 _ = heartbeats.tick() => self.heartbeat().await,
                 cancel = cancels.recv() => self.heed_cancel(cancel),
+                ask = asks.recv() => self.heed_ask(ask),
                 () = &mut woken => self.look_again(),
                 _ = polls.tick() => self.look_again(),
                 () = until(again), if again.is_some() => {}
@@ -157,7 +165,7 @@ impl Worker {
 
     fn look_again(&mut self) {
         self.filling.look_again();
-        self.asks = true;
+        (self.asks, self.may_ask) = (true, true);
     }
 
     /// An idle engine gets the oldest group; a running batch, what it has room for.
@@ -207,8 +215,11 @@ impl Worker {
         if models.is_empty() {
             return 0;
         }
-        let ids = models.iter().map(|model| model.id().clone()).collect();
-        let claimed = self.claimed(ids, select, max_rows).await;
+        let ids: Vec<ModelId> = models.iter().map(|model| model.id().clone()).collect();
+        let claimed = self.claimed(ids.clone(), select, max_rows).await;
+        if claimed.is_empty() && self.aboard.is_empty() {
+            self.ask(ids);
+        }
         self.asks |= !claimed.is_empty();
         let pipeline_of = |job: &Job| {
             let model = models.iter().find(|model| model.id() == job.request.model());
@@ -364,6 +375,7 @@ impl Worker {
 
     fn measure(&mut self, report: BatchReport) {
         self.batches += 1;
+        self.batch_jobs = report.jobs;
         let metrics = &self.parts.metrics;
         metrics.batch_rows.observe(f64::from(report.rows));
         metrics.batch_samples.observe(f64::from(report.samples));
@@ -394,7 +406,11 @@ impl Worker {
                         LeaseState::CancelRequested => self.engine.cancel(lease.job_id),
                         LeaseState::Lost => {
                             // Somebody else has it now: whatever the engine still says of it is not heeded.
-                            if let Some(run) = self.aboard.remove(&lease.job_id) {
+                            // One that was parked may have come back under another lease.
+                            let is_this = |run: &JobRun| run.claimed.lease.token == lease.token;
+                            if self.aboard.get(&lease.job_id).is_some_and(is_this)
+                                && let Some(run) = self.aboard.remove(&lease.job_id)
+                            {
                                 tracing::warn!(job.id = %lease.job_id, worker = %self.id, "lease lost");
                                 self.parts.hub.left(lease.job_id);
                                 self.leaving.insert(lease.job_id, run);

@@ -25,6 +25,7 @@ mod job_store_bed;
 mod job_store_claims;
 mod job_store_deadlines;
 mod job_store_files;
+mod sharing;
 mod streams;
 mod watchdog;
 mod workers;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use darkroom::diffusion::engine::{EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::{WorkerState, WorkerStatus};
-use darkroom::dispatch::workers::PoolParts;
+use darkroom::dispatch::workers::{PoolParts, WorkerOptions, WorkerPool};
 use darkroom::domain::{ErrorCode, Job, JobId, JobStatus, SystemClock};
 
 use super::job_store_bed::insert;
-use super::workers::{PATIENCE, parts, pool_with, request, store, watched};
+use super::workers::{PATIENCE, options, parts, pool, pool_with, request, store, watched};
 use crate::support::gate::Gate;
 
 /// Far more than a step of tiny-sd takes on a busy machine.
@@ -67,13 +67,18 @@ fn engine(fault: FaultHook) -> EngineOptions {
     EngineOptions { policy, fault: Some(fault), ..EngineOptions::default() }
 }
 
+/// Gives up an engine that hangs.
+async fn watched_pool(node: &str, bed: &Bed, engine: EngineOptions) -> WorkerPool {
+    pool_with(bed.parts.clone(), WorkerOptions { step_timeout: Some(HANG), ..options(node, engine) }).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_is_ended_and_its_job_drawn_by_the_next_engine() {
     let bed = Bed::new(2).await;
     let gate = Arc::new(Gate::default());
     let hook = gate.hook();
     let hang = failing(1, move || hook(JobId::generate(), FaultPoint::Evaluate { step: 0, samples: 1 }));
-    let pool = pool_with("here", bed.parts.clone(), engine(hang), Some(HANG)).await;
+    let pool = watched_pool("here", &bed, engine(hang)).await;
     let attempts = [bed.ended(bed.jobs[0]).await, bed.ended(bed.jobs[1]).await].map(|job| {
         assert_eq!((job.status, job.images.len()), (JobStatus::Succeeded, 1), "{:?}", job.error);
         job.attempts
@@ -91,7 +96,7 @@ async fn a_hang_is_ended_and_its_job_drawn_by_the_next_engine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_fails_three_times_is_taken_out_and_its_jobs_are_drawn_elsewhere() {
     let bed = Bed::new(4).await;
-    let sick = pool_with("sick", bed.parts.clone(), engine(failing(u32::MAX, || Fault::Device)), Some(HANG)).await;
+    let sick = watched_pool("sick", &bed, engine(failing(u32::MAX, || Fault::Device))).await;
     // The first job's attempts are used up by this device alone.
     let first = bed.ended(bed.jobs[0]).await;
     let error = first.error.unwrap();
@@ -105,7 +110,7 @@ async fn a_device_that_fails_three_times_is_taken_out_and_its_jobs_are_drawn_els
     assert_eq!((stats.queued, stats.running), (3, 0), "it claims nothing more");
 
     let elsewhere = parts(bed.folder.path(), bed.parts.jobs.clone(), bed.parts.events.clone());
-    let well = pool_with("well", elsewhere, EngineOptions::default(), None).await;
+    let well = pool("well", elsewhere, EngineOptions::default()).await;
     for job in &bed.jobs[1..] {
         let job = bed.ended(*job).await;
         assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 1));
@@ -124,7 +129,7 @@ async fn failures_with_a_picture_in_between_take_no_device_out() {
         FaultPoint::Decode if seen.fetch_add(1, Ordering::SeqCst) % 2 == 1 => Fault::Device,
         _ => Fault::None,
     });
-    let pool = pool_with("here", bed.parts.clone(), engine(fault), None).await;
+    let pool = pool("here", bed.parts.clone(), engine(fault)).await;
     for job in &bed.jobs {
         let job = bed.ended(*job).await;
         assert_eq!(job.status, JobStatus::Succeeded, "{:?}", job.error);
@@ -143,7 +148,7 @@ async fn an_engine_whose_thread_ends_is_replaced_and_its_job_tried_again() {
         FaultPoint::Evaluate { .. } if seen.fetch_add(1, Ordering::SeqCst) == 1 => panic!("the thread is to end"),
         _ => Fault::None,
     });
-    let pool = pool_with("here", bed.parts.clone(), engine(fault), None).await;
+    let pool = pool("here", bed.parts.clone(), engine(fault)).await;
     let job = bed.ended(bed.jobs[0]).await;
     assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 2), "{:?}", job.error);
     assert_eq!((bed.failures("ended"), bed.worker().failures), (1, 1));
@@ -161,7 +166,7 @@ async fn a_drain_does_not_wait_for_an_engine_that_hangs() {
         }
         hook(job, point)
     });
-    let pool = pool_with("here", bed.parts.clone(), engine(hang), Some(HANG)).await;
+    let pool = watched_pool("here", &bed, engine(hang)).await;
     reached.notified().await;
     pool.drain(Duration::ZERO).await;
     let job = bed.parts.jobs.get(bed.jobs[0]).await.unwrap().unwrap();

@@ -36,26 +36,24 @@ pub(super) fn parts(folder: &Path, jobs: Arc<dyn JobStore>, events: Arc<dyn Even
     }
 }
 
-async fn pool(node: &str, parts: PoolParts, engine: EngineOptions) -> WorkerPool {
-    pool_with(node, parts, engine, None).await
+/// One worker on the CPU that draws with tiny-sd.
+pub(super) async fn pool(node: &str, parts: PoolParts, engine: EngineOptions) -> WorkerPool {
+    pool_with(parts, options(node, engine)).await
 }
 
-/// One worker on the CPU that draws with tiny-sd, and gives up an engine that gives no sign for so long.
-pub(super) async fn pool_with(
-    node: &str,
-    parts: PoolParts,
-    engine: EngineOptions,
-    step_timeout: Option<Duration>,
-) -> WorkerPool {
-    let options = WorkerOptions {
+pub(super) fn options(node: &str, engine: EngineOptions) -> WorkerOptions {
+    WorkerOptions {
         node: node.to_owned(),
         devices: vec![DeviceSpec::Cpu],
         memory_budgets: HashMap::new(),
         engine,
         lease: Duration::from_secs(600),
-        step_timeout,
+        step_timeout: None,
         poll: Duration::from_millis(20),
-    };
+    }
+}
+
+pub(super) async fn pool_with(parts: PoolParts, options: WorkerOptions) -> WorkerPool {
     let tiny = pipeline("tiny-sd");
     let served = vec![ServedModel { id: tiny.info().id.clone(), loads: Loads::AtStart }];
     WorkerPool::start(parts, options, served, Arc::new(move |_, _| Ok(tiny.clone()))).await.unwrap()

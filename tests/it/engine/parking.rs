@@ -5,7 +5,7 @@ use std::sync::Arc;
 use darkroom::diffusion::batching::BatchCaps;
 use darkroom::diffusion::engine::{Drawing, EngineOptions, ParkedJob};
 use darkroom::diffusion::pipelines::Pipeline;
-use darkroom::domain::{Artifact, GenerationRequest, ImageFormat, JobId, RequestDraft, SamplerKind};
+use darkroom::domain::{Artifact, GenerationRequest, ImageFormat, JobId, ModelId, RequestDraft, SamplerKind};
 use darkroom::images::RgbImage;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -212,6 +212,27 @@ fn a_job_that_is_not_aboard_parks_silently_and_a_cancelled_one_leaves_no_state()
     stepper.cancel(job);
     stepper.park(job);
     assert!(stepper.parked.is_empty() && stepper.cancelled == [job]);
+}
+
+#[test]
+fn the_oldest_job_that_waits_is_given_away_and_none_that_is_drawn() {
+    let mut stepper = Stepper::new(vec![pipeline("tiny-sd")], continuous(2), None);
+    let guided = request(RequestDraft { guidance_scale: Some(3.0), ..draft("a house", 1) });
+    let [drawn, next, last] = [10, 20, 30].map(|rank| stepper.admit_at(&guided, rank));
+    let [own, other] = ["tiny-sd", "another"].map(ModelId::new);
+    stepper.give_away(std::slice::from_ref(&own));
+    assert!(stepper.parked.is_empty(), "nothing is drawn yet");
+    assert!(stepper.step());
+    stepper.give_away(std::slice::from_ref(&other));
+    assert!(stepper.parked.is_empty(), "who asks has not the model");
+    for expected in [next, last] {
+        stepper.give_away(&[other.clone(), own.clone()]);
+        assert!(stepper.parked.remove(&expected).is_some() && stepper.parked.is_empty());
+    }
+    stepper.give_away(&[own]);
+    assert!(stepper.parked.is_empty(), "nobody waits");
+    stepper.run();
+    assert_eq!(stepper.finished, [drawn]);
 }
 
 /// A bulk job waits within the engine while interactive ones come at random steps.

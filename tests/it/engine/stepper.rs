@@ -8,7 +8,7 @@ use darkroom::diffusion::engine::{
     BatchReport, Drawing, EngineEvent, EngineJob, EngineOptions, FaultHook, ParkedJob, StepLoop,
 };
 use darkroom::diffusion::pipelines::Pipeline;
-use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace};
+use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace};
 use darkroom::images::RgbImage;
 
 /// Forwards that cost the same whatever their rows: as many rows are aboard as the caps allow.
@@ -96,6 +96,11 @@ impl Stepper {
 
     pub(super) fn cancel(&mut self, job: JobId) {
         self.engine.cancel(job);
+        self.hear();
+    }
+
+    pub(super) fn give_away(&mut self, models: &[ModelId]) {
+        self.engine.give_away(models);
         self.hear();
     }
 

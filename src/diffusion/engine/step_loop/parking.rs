@@ -1,5 +1,6 @@
 //! A job taken off the loop between two steps, and going on where it was taken off.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::StepLoop;
@@ -8,7 +9,7 @@ use crate::diffusion::engine::events::{EngineEvent, EngineJob};
 use crate::diffusion::engine::parking::{Basis, ParkedJob, ParkedSample};
 use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::engine::sample::{SampleState, Told};
-use crate::domain::JobId;
+use crate::domain::{JobId, ModelId};
 
 impl StepLoop {
     /// Takes a job off as it stands; `Parked` follows, unless it has ended.
@@ -26,6 +27,22 @@ impl StepLoop {
             }
         };
         (self.sink)(EngineEvent::Parked { job, parked });
+    }
+
+    /// Takes off the oldest job of which nothing was in the last batch, and which needs no other models than these; `Parked`
+    /// follows where there is one. An engine that has just begun, or is between two batches, gives nothing away.
+    pub fn give_away(&mut self, models: &[ModelId]) {
+        let drawn: HashSet<JobId> =
+            self.in_batch.iter().filter_map(|id| self.samples.get(id)).map(|sample| sample.job).collect();
+        if drawn.is_empty() {
+            return;
+        }
+        let fits = |job: &JobId| self.jobs[job].request.models().into_iter().all(|model| models.contains(model));
+        let waiting = self.samples.values().filter(|sample| !drawn.contains(&sample.job) && fits(&sample.job));
+        if let Some(job) = waiting.min_by_key(|sample| sample.meta.place).map(|sample| sample.job) {
+            tracing::info!(job.id = %job, "a job that waits here is given away");
+            self.park(job);
+        }
     }
 
     fn parked(&self, job: JobId) -> Result<ParkedJob, Refusal> {
