@@ -48,7 +48,7 @@ wire_names! {
 pub enum Transition {
     /// A worker takes it.
     Claim,
-    /// Its worker hands it back untouched (drain), or lost its lease with attempts left.
+    /// Its worker hands it back where it stands (a drain, or for an idle worker), or its attempt is lost with others left.
     Requeue,
     /// Every picture is stored.
     Succeed,

@@ -1,4 +1,4 @@
-//! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, survives panics.
+//! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, parks, survives panics, hangs and devices that fail.
 //!
 //! One task a device (`worker`), which owns one engine; one collection of models and the thread that loads them for all
 //! workers of a device (`models`); and two loops for the whole process (`upkeep`): rescue of jobs whose worker was lost,
