@@ -1,8 +1,8 @@
 //! What choosing a forward costs: a step of 64 rows while 10,000 jobs wait, on top of the network's own time.
 //!
 //! `cargo bench --bench batching`. One iteration is all that the batcher does between two forwards: whoever is done leaves and
-//! another comes, every sample aboard is a step further, the next batch is made up, what it could use besides is worked
-//! out, and the forward's time is learnt from.
+//! another comes, every sample aboard is a step further, the next batch is made up within a bound of memory, what it could use
+//! besides is worked out, what the forward is expected to cost is asked for, and its time and memory are learnt from.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -42,6 +42,7 @@ impl Traffic {
             keys: (0..keys).map(|k| Arc::new(key(k))).collect(),
             next: 0,
         };
+        traffic.batcher.bound_memory(Some(64 << 30));
         (0..WAITING + u64::from(ROWS)).for_each(|_| traffic.come());
         traffic
     }
@@ -63,7 +64,9 @@ impl Traffic {
         let batch = self.batcher.next_batch().expect("samples wait");
         black_box(self.batcher.demand());
         let rows = batch.rows.len();
+        black_box((self.batcher.cost(&batch.key), self.batcher.memory(&batch.key)));
         self.batcher.observe(&batch.key, rows as u32, 0.020 + 0.001 * rows as f64);
+        self.batcher.observe_bytes(&batch.key, rows as u32, (100 + rows as u64) << 20);
         for id in batch.samples() {
             let sample = self.samples.get_mut(&id).expect("it came");
             sample.left -= 1;

@@ -225,6 +225,8 @@ fn worker_options(settings: &Settings, seams: Seams) -> WorkerOptions {
         // Unique among replicas and restarts: a lease of the process before is not this one's.
         node: uuid::Uuid::now_v7().to_string(),
         memory_budgets: memory_budgets(settings, &devices),
+        forward_budget: forward_budget(settings, &devices),
+        warm_up: settings.workers.warm_up,
         devices,
         engine: engine_options(settings, seams),
         lease: Duration::from_secs(settings.queue.lease_s),
@@ -244,14 +246,29 @@ fn memory_budgets(settings: &Settings, devices: &[DeviceSpec]) -> HashMap<Device
     devices.iter().filter_map(|device| Some((*device, told.or_else(|| usual(*device))?))).collect()
 }
 
-/// How engines of these settings work.
+/// Most bytes that a forward on the CPU may take; `None`: no bound.
+fn forward_budget(settings: &Settings, devices: &[DeviceSpec]) -> Option<u64> {
+    match settings.workers.memory_mb {
+        Some(0) => None,
+        Some(mib) => Some(mib.saturating_mul(1 << 20)),
+        None => {
+            let workers = devices.iter().filter(|device| **device == DeviceSpec::Cpu).count() as u64;
+            // What the models' budget leaves.
+            memory::bytes().map(|bytes| bytes / 5 / workers.max(1))
+        }
+    }
+}
+
+/// How engines of these settings work, on a device whose forwards are not measured.
 pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
     let workers = &settings.workers;
     EngineOptions {
         policy: workers.policy.parse().unwrap_or(BatchingPolicy::Continuous),
         caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
+        memory: None,
         preview_every: workers.preview_every,
         cost: None,
+        device_bytes: None,
         fault: seams.fault,
     }
 }

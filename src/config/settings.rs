@@ -155,6 +155,12 @@ pub struct WorkerSettings {
     pub max_rows: u32,
     /// Most rows times pixels of one forward.
     pub max_row_pixels: u64,
+    /// Most memory that one forward may take above what is there, in MiB; 0: no bound. Without it a fifth of the machine's,
+    /// shared by the workers on its CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// Whether models that are loaded at the start are evaluated for up to three seconds before the server answers.
+    pub warm_up: bool,
     /// A preview every so many steps; 0: none.
     pub preview_every: u32,
     /// An engine that gives no sign for so many seconds is given up; 0: none is.
@@ -168,6 +174,8 @@ impl Default for WorkerSettings {
             policy: BatchingPolicy::Continuous.name().to_owned(),
             max_rows: 32,
             max_row_pixels: 1 << 23,
+            memory_mb: None,
+            warm_up: true,
             preview_every: 4,
             step_timeout_s: 1800,
         }

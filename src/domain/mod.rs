@@ -5,6 +5,7 @@
 mod artifact;
 mod batching;
 mod controls;
+mod cost;
 mod device;
 mod error;
 mod event;
@@ -26,6 +27,7 @@ mod timestamp;
 pub use artifact::{Artifact, ImageFormat};
 pub use batching::{ALIKE_WITHIN_MS, BatchingPolicy, SizeKey};
 pub use controls::{ControlDraft, ControlInput, ControlNetInfo};
+pub use cost::{Cost, ForwardReport, MemoryCost};
 pub use device::DeviceSpec;
 pub use error::{ErrorCode, ErrorKind, FieldError, JobError};
 pub use event::{EventId, JobEvent, JobEventKind};

@@ -53,7 +53,7 @@ pub(super) fn keyed_routes() -> OpenApiRouter<Door> {
         .routes(routes!(v1::models::model))
         .routes(routes!(v1::models::loras))
         .routes(routes!(v1::models::samplers))
-        .routes(routes!(v1::models::stats));
+        .routes(routes!(v1::stats::stats));
     for path in routes.get_openapi_mut().paths.paths.values_mut() {
         let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
         methods.into_iter().flatten().for_each(wants_key);

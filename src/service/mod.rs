@@ -1,14 +1,16 @@
 //! The one way in: submit, get, cancel, subscribe, artifact. Every front door goes through it.
 //!
 //! Speaks no HTTP and touches no device. Answers from the job store, so any replica answers for any job; what is only
-//! known here (live progress, speed) decorates the answer.
+//! known here (live progress, what forwards cost) decorates the answer.
 
 mod caller;
 mod error;
+mod eta;
 mod images;
 mod inputs;
 mod loras;
 mod queries;
+mod stats;
 mod stream;
 mod submit;
 mod view;
@@ -18,7 +20,8 @@ pub use error::{Error, Result};
 pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};
 pub use loras::{EmptyShelf, LoraShelf, hash_loras};
-pub use queries::{ModelStanding, Page, Readiness, Stats};
+pub use queries::{ModelStanding, Page, Readiness};
+pub use stats::Stats;
 pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
 pub use view::JobView;

@@ -1,4 +1,4 @@
-//! Reading: jobs, statistics, readiness.
+//! Reading: jobs, models, readiness.
 
 use std::collections::BTreeMap;
 
@@ -16,25 +16,6 @@ pub struct Page {
     pub jobs: Vec<JobView>,
     /// Ask for jobs before this one; `None` at the end.
     pub next: Option<JobId>,
-}
-
-/// The server at a glance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Stats {
-    /// Jobs waiting.
-    pub queued: u64,
-    /// Jobs with a worker.
-    pub running: u64,
-    /// Most jobs that may wait.
-    pub max_queued: u64,
-    /// Pictures x steps x pixels of all jobs waiting and running.
-    pub pixel_steps_ahead: u64,
-    /// Pixel-steps a second, as lately measured.
-    pub pixel_steps_per_second: Option<f64>,
-    /// Workers of this process, by name.
-    pub workers: BTreeMap<String, WorkerStatus>,
-    /// Whether this process takes nothing new.
-    pub draining: bool,
 }
 
 /// How a served model stands on the devices of this process.
@@ -89,36 +70,12 @@ impl GenerationService {
         let more = jobs.len() > limit as usize;
         jobs.truncate(limit as usize);
         let next = if more { jobs.last().map(|job| job.id) } else { None };
+        let forecast = self.forecast().await?;
         let mut views = Vec::with_capacity(jobs.len());
         for job in jobs {
-            views.push(self.view(job).await?);
+            views.push(self.view_by(job, &forecast).await?);
         }
         Ok(Page { jobs: views, next })
-    }
-
-    /// The server at a glance.
-    ///
-    /// # Errors
-    /// A store that failed.
-    pub async fn stats(&self) -> Result<Stats> {
-        let queue = self.parts.jobs.stats().await?;
-        let workers = self.parts.hub.workers();
-        self.parts.metrics.queue_depth.set(queue.queued as i64);
-        self.parts.metrics.jobs_running.set(queue.running as i64);
-        for state in [WorkerState::Idle, WorkerState::Busy, WorkerState::Draining, WorkerState::Failed] {
-            let count = workers.values().filter(|worker| worker.state == state).count();
-            let name = format!("{state:?}").to_lowercase();
-            self.parts.metrics.workers.with_label_values(&[&name]).set(count as i64);
-        }
-        Ok(Stats {
-            queued: queue.queued,
-            running: queue.running,
-            max_queued: self.options.max_queued,
-            pixel_steps_ahead: queue.pixel_steps,
-            pixel_steps_per_second: self.parts.hub.speed(),
-            workers: workers.into_iter().map(|(id, status)| (id.to_string(), status)).collect(),
-            draining: self.parts.hub.is_draining(),
-        })
     }
 
     /// How a served model stands here.

@@ -76,7 +76,11 @@ impl GenerationService {
                 self.parts.hub.wake();
                 let owner = job.owner.as_ref().map(tracing::field::display);
                 tracing::info!(job.id = %job.id, job.owner = owner, model.id = %job.request.model(), "job accepted");
-                Ok(Submitted { view: self.view(job).await?, is_repeat: false })
+                let view = self.view(job).await?;
+                if let Some(eta_ms) = view.eta_ms {
+                    self.parts.hub.promise(view.job.id, eta_ms);
+                }
+                Ok(Submitted { view, is_repeat: false })
             }
             Ok(Inserted::Existing(job)) => Ok(Submitted { view: self.view(job).await?, is_repeat: true }),
             Err(jobs::Error::QueueFull { limit }) => {

@@ -1,6 +1,7 @@
 //! A job as told to clients: its row, and what is known of its way ahead.
 
 use super::GenerationService;
+use super::eta::Forecast;
 use crate::domain::{ImageProgress, Job, JobStatus};
 
 /// A job and what is known beyond its row.
@@ -10,7 +11,7 @@ pub struct JobView {
     pub job: Job,
     /// Jobs before it, while it waits.
     pub queue_position: Option<u64>,
-    /// When it will likely have ended, from now, in milliseconds; unknown until the first forward has been measured.
+    /// When it will likely have ended, from now, in milliseconds; unknown until a forward of its model was measured.
     pub eta_ms: Option<u64>,
     /// How far each picture is.
     pub progress: Vec<ImageProgress>,
@@ -18,12 +19,18 @@ pub struct JobView {
 
 impl GenerationService {
     pub(super) async fn view(&self, job: Job) -> super::Result<JobView> {
+        let forecast = if job.status.is_terminal() { Forecast::default() } else { self.forecast().await? };
+        self.view_by(job, &forecast).await
+    }
+
+    /// The same of one of several jobs.
+    pub(super) async fn view_by(&self, job: Job, forecast: &Forecast) -> super::Result<JobView> {
         let queue_position = match job.status {
             JobStatus::Queued => self.parts.jobs.position(job.id).await?,
             _ => None,
         };
         let progress = self.progress(&job);
-        let eta_ms = self.eta_ms(&job, queue_position, &progress).await?;
+        let eta_ms = self.eta_ms(&job, forecast).await?;
         Ok(JobView { job, queue_position, eta_ms, progress })
     }
 
@@ -46,34 +53,33 @@ impl GenerationService {
         }
     }
 
-    /// The work before it and its own, at the speed lately measured. A rough guess: batches make it better, priorities
-    /// of later jobs worse.
-    async fn eta_ms(&self, job: &Job, position: Option<u64>, progress: &[ImageProgress]) -> super::Result<Option<u64>> {
-        let Some(speed) = self.parts.hub.speed() else { return Ok(None) };
-        let request = &job.request;
-        let picture = u64::from(request.width()) * u64::from(request.height());
-        let stats = self.parts.jobs.stats().await?;
-        let average = stats.pixel_steps as f64 / (stats.queued + stats.running).max(1) as f64;
-        let own = match job.status {
-            JobStatus::Queued => f64::from(request.steps_taken() * request.num_images()) * picture as f64,
-            JobStatus::Running => {
-                progress.iter().map(|image| f64::from(image.steps - image.step)).sum::<f64>() * picture as f64
+    /// When a job will have ended, from now; unknown until a forward of its model was measured.
+    async fn eta_ms(&self, job: &Job, forecast: &Forecast) -> super::Result<Option<u64>> {
+        let seconds = match job.status {
+            JobStatus::Queued => {
+                let ahead = self.parts.jobs.waiting_work(Some(job.place())).await?;
+                forecast.waiting(job, &ahead)
             }
-            _ => return Ok(None),
+            JobStatus::Running => forecast.running(job),
+            _ => None,
         };
-        // Those that run share the devices with it; those that wait come before it.
-        let ahead = match position {
-            Some(position) => average * (position + stats.running) as f64,
-            None => average * stats.running.saturating_sub(1) as f64 / 2.0,
-        };
-        Ok(Some(((own + ahead) / speed.max(1.0) * 1e3) as u64))
+        Ok(seconds.map(|seconds| (seconds * 1e3).ceil() as u64))
+    }
+
+    /// What is known of the way ahead now.
+    pub(super) async fn forecast(&self) -> super::Result<Forecast> {
+        let waiting_rows = self.parts.jobs.stats().await?.waiting_rows;
+        Ok(Forecast { outlook: self.parts.hub.outlook(), waiting_rows })
     }
 
     /// When the queue will likely have room again, in seconds: from 1 to 120, beyond which clients give up.
     pub(super) async fn retry_after_s(&self) -> u64 {
-        let stats = self.parts.jobs.stats().await.unwrap_or_default();
-        let average = stats.pixel_steps as f64 / (stats.queued + stats.running).max(1) as f64;
+        let free = async {
+            let waiting = self.parts.jobs.waiting_work(None).await?;
+            super::Result::Ok(self.forecast().await?.place_free(&waiting))
+        };
         // Unmeasured: ten seconds, a guess.
-        self.parts.hub.speed().map_or(10, |speed| (average / speed.max(1.0)).ceil().clamp(1.0, 120.0) as u64)
+        let seconds = free.await.ok().flatten().unwrap_or(10.0);
+        seconds.ceil().clamp(1.0, 120.0) as u64
     }
 }

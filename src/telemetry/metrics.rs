@@ -37,6 +37,10 @@ pub struct Metrics {
     pub batches_mixed: IntCounter,
     /// Seconds of each forward with its update.
     pub step_seconds: Histogram,
+    /// How far each forward was off the seconds expected of it, as a share of what it took.
+    pub forward_error: Histogram,
+    /// Real time of each job over the time promised at its acceptance.
+    pub eta_ratio: Histogram,
     /// Seconds of decoding, a job.
     pub decode_seconds: Histogram,
     /// Requests, by `method`, `route` and `status`.
@@ -72,6 +76,8 @@ pub struct Metrics {
 /// From a millisecond to ten minutes.
 const SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+const ERRORS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
+const RATIOS: [f64; 10] = [0.25, 0.5, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0];
 const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// Clients choose sizes and step counts: without a bound they could fill the server's memory, and its scraper's.
@@ -147,6 +153,16 @@ impl Metrics {
             batches_mixed: make
                 .counter("darkroom_batches_mixed_total", "Forwards of different sizes or step counts.")?,
             step_seconds: make.histogram("darkroom_step_seconds", "Each forward with its update.", &SECONDS)?,
+            forward_error: make.histogram(
+                "darkroom_forward_error_ratio",
+                "How far each forward was off the seconds expected of it, as a share of what it took.",
+                &ERRORS,
+            )?,
+            eta_ratio: make.histogram(
+                "darkroom_eta_ratio",
+                "Real time of each job over the time promised at its acceptance (eta_ms).",
+                &RATIOS,
+            )?,
             decode_seconds: make.histogram("darkroom_decode_seconds", "Decoding, a job.", &SECONDS)?,
             http_requests: make.counters(
                 "darkroom_http_requests_total",

@@ -4,60 +4,38 @@
 //! for each row. Both are fitted for every [`BatchKey`] by least squares, in which older forwards count for less and less
 //! and one that took far longer than expected (a page fault, a neighbour on the processor) is pulled back to the edge of
 //! what is usual.
+//!
+//! Memory is believed likewise ([`MemoryCost`]), where forwards are measured, and bounds the rows of a forward before it runs.
 
+mod bytes;
 mod fit;
 mod headroom;
+mod sums;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::BytesFit;
 use fit::Fit;
 use headroom::Headroom;
 
 use super::{BatchCaps, BatchKey, StopReason};
+use crate::domain::{Cost, MemoryCost};
 
 /// `a / b` before anything was measured: 4 rows double the time of an empty forward. Batches are then neither one row nor
 /// all there is, so that soon there is something to fit.
 const PRIOR_RATIO: f64 = 4.0;
+/// What a size takes that was never measured is taken to be so many times what the nearest says; a smaller one, as much.
+const GUESSED: f64 = 1.5;
 /// Clients choose sizes: without a bound they could fill the memory.
 const MAX_KEYS: usize = 256;
-
-/// What one forward costs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cost {
-    /// Whatever its rows, in seconds; at least 0.
-    pub fixed: f64,
-    /// Each row, in seconds; above 0.
-    pub per_row: f64,
-}
-
-impl Cost {
-    /// Seconds of a forward of so many rows.
-    pub fn seconds(self, rows: u32) -> f64 {
-        self.fixed + self.per_row * f64::from(rows)
-    }
-
-    /// How many rows a forward should have when so many are in the system: `2 sqrt(k (1 + k / 30) a / b)`.
-    ///
-    /// With n of k rows aboard, all are done after `(k / n) (a + b n)` an evaluation. On average a row waits half of that
-    /// for its turn, and aboard it waits in proportion to n for those beside it; `k a / n` and `b n` are in balance when n
-    /// goes with `sqrt(k a / b)`. The factors are what simulated traffic wants (`benches/simulate`): 2, since places are
-    /// taken at once, so that rows wait for each other less than whole batches would; and `1 + k / 30`, since a long queue
-    /// means a busy device, on which those yet to come wait less too. Where rows cost all and the forward nothing, that is
-    /// one at a time; where the forward costs all, it is whatever there is.
-    pub fn rows(self, in_system: u32) -> u32 {
-        let k = f64::from(in_system);
-        let rows = 2.0 * (k * (1.0 + k / 30.0) * self.fixed / self.per_row).sqrt();
-        // Down: a row that is only half worth it makes those aboard wait. Saturates at the ends; NaN cannot come of two
-        // finite costs, of which one is above 0.
-        rows as u32
-    }
-}
 
 /// The costs of every key seen so far, and how many rows its forwards may have.
 #[derive(Debug)]
 pub struct CostModel {
     caps: BatchCaps,
+    /// Most bytes that a forward may take above what is there.
+    most_bytes: Option<u64>,
     keys: HashMap<Arc<BatchKey>, Known>,
     observed: u64,
 }
@@ -66,6 +44,7 @@ pub struct CostModel {
 #[derive(Debug, Default)]
 struct Known {
     seconds: Option<Fit>,
+    bytes: Option<BytesFit>,
     /// Where memory ran out.
     headroom: Option<Headroom>,
     /// When it was last heard of, in forwards of the whole model.
@@ -75,32 +54,61 @@ struct Known {
 impl CostModel {
     /// Nothing is known but the operator's bounds.
     pub fn new(caps: BatchCaps) -> Self {
-        Self { caps, keys: HashMap::new(), observed: 0 }
+        Self { caps, most_bytes: None, keys: HashMap::new(), observed: 0 }
+    }
+
+    /// Bounds what a forward may take above what is there, in bytes; `None`: no bound.
+    pub fn bound_memory(&mut self, bytes: Option<u64>) {
+        self.most_bytes = bytes;
     }
 
     /// What a forward of this key is thought to cost: as fitted, else as for the nearest size of the same model, scaled.
+    /// Before anything was measured only the ratio of its parts means something.
     pub fn of(&self, key: &BatchKey) -> Cost {
-        if let Some(fit) = self.keys.get(key).and_then(|known| known.seconds.as_ref()) {
-            return fit.cost;
+        self.believed(key).unwrap_or(Cost { fixed: PRIOR_RATIO, per_row: 1.0 })
+    }
+
+    /// The same; `None` where no forward of the model was measured.
+    pub fn believed(&self, key: &BatchKey) -> Option<Cost> {
+        let (fit, scale) = self.nearest(key, |known| known.seconds.as_ref())?;
+        Some(Cost { fixed: fit.cost.fixed, per_row: fit.cost.per_row * scale })
+    }
+
+    /// What forwards of this key take, in bytes; `None` where none was measured.
+    pub fn memory(&self, key: &BatchKey) -> Option<MemoryCost> {
+        self.keys.get(key)?.bytes.as_ref().map(BytesFit::line)
+    }
+
+    /// What is known of this key, else of the nearest size of the same model, and how many times as many pixels this one has.
+    fn nearest<'a, T>(&'a self, key: &BatchKey, part: impl Fn(&'a Known) -> Option<&'a T>) -> Option<(&'a T, f64)> {
+        if let Some(own) = self.keys.get(key).and_then(&part) {
+            return Some((own, 1.0));
         }
-        let fits = self.keys.iter().filter_map(|(known, of)| Some((known, of.seconds.as_ref()?)));
-        let same_model = fits.filter(|(known, _)| known.model == key.model);
-        let nearest = same_model.min_by_key(|(known, _)| known.pixels().abs_diff(key.pixels()));
-        nearest.map_or(Cost { fixed: PRIOR_RATIO, per_row: 1.0 }, |(known, fit)| {
-            let scale = key.pixels() as f64 / known.pixels().max(1) as f64;
-            Cost { fixed: fit.cost.fixed, per_row: fit.cost.per_row * scale }
-        })
+        let same_model = self.keys.iter().filter(|(known, _)| known.model == key.model);
+        let with_part = same_model.filter_map(|(known, of)| Some((known.pixels(), part(of)?)));
+        let (pixels, nearest) = with_part.min_by_key(|(pixels, _)| pixels.abs_diff(key.pixels()))?;
+        Some((nearest, key.pixels() as f64 / pixels.max(1) as f64))
     }
 
     /// Most rows of a forward of this key, and what says so.
     pub fn bound(&self, key: &BatchKey) -> (u32, StopReason) {
         let caps = self.caps.rows_of(key);
         let fitted = self.keys.get(key).and_then(|known| known.headroom.as_ref()).map(Headroom::rows);
-        match fitted {
+        let by_memory = fitted.into_iter().chain(self.rows_in_memory(key)).min();
+        match by_memory {
             Some(rows) if rows < caps => (rows, StopReason::Memory),
             _ if caps < self.caps.max_rows => (caps, StopReason::MaxRowPixels),
             _ => (caps, StopReason::MaxRows),
         }
+    }
+
+    /// Most rows that are believed to take no more memory than they may. One, where nothing of the model was measured: that
+    /// will be soon.
+    fn rows_in_memory(&self, key: &BatchKey) -> Option<u32> {
+        let most = self.most_bytes?;
+        let Some((fit, scale)) = self.nearest(key, |known| known.bytes.as_ref()) else { return Some(1) };
+        let is_own = self.keys.get(key).is_some_and(|known| known.bytes.is_some());
+        Some(fit.rows_within(most, if is_own { 1.0 } else { GUESSED * scale.max(1.0) }))
     }
 
     /// A forward of so many rows took so long.
@@ -115,6 +123,13 @@ impl CostModel {
             headroom.went_well(rows);
         }
         known.headroom.take_if(|headroom| headroom.rows() >= caps);
+    }
+
+    /// A forward of so many rows took so many bytes above what was there.
+    pub fn observe_bytes(&mut self, key: &Arc<BatchKey>, rows: u32, bytes: u64) {
+        if rows > 0 {
+            self.heard_of(key).bytes.get_or_insert_default().observe(rows, bytes);
+        }
     }
 
     /// A forward of this key ran out of memory; of those tried after it the largest that did not had so many rows.

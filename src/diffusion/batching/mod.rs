@@ -12,10 +12,10 @@ mod waiting;
 use std::sync::Arc;
 
 pub use continuous::Continuous;
-pub use cost::{Cost, CostModel};
+pub use cost::CostModel;
 pub use grouped::Grouped;
 
-use crate::domain::{BatchingPolicy, ModelId, QueuePlace};
+use crate::domain::{BatchingPolicy, Cost, MemoryCost, ModelId, QueuePlace};
 
 /// One picture in progress, within one engine; grows with arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,7 +99,7 @@ pub enum StopReason {
     MaxRows,
     /// The next one would have exceeded `max_row_pixels`.
     MaxRowPixels,
-    /// The device was found to have no memory for more.
+    /// The device was found to have no memory for more, or is believed to have none.
     Memory,
     /// More rows would make those aboard wait for longer than they save the others ([`Cost::rows`]).
     Cost,
@@ -257,6 +257,27 @@ impl Batcher {
         self.costs_mut().observe(key, rows, seconds);
     }
 
+    /// A forward of so many rows took so many bytes above what was there.
+    pub fn observe_bytes(&mut self, key: &Arc<BatchKey>, rows: u32, bytes: u64) {
+        self.costs_mut().observe_bytes(key, rows, bytes);
+    }
+
+    /// Bounds what a forward may take above what is there, in bytes; `None`: no bound. A sample is evaluated even when it
+    /// alone is believed to take more.
+    pub fn bound_memory(&mut self, bytes: Option<u64>) {
+        self.costs_mut().bound_memory(bytes);
+    }
+
+    /// What forwards of this key take, in bytes; `None` where none was measured.
+    pub fn memory(&self, key: &BatchKey) -> Option<MemoryCost> {
+        self.costs().memory(key)
+    }
+
+    /// Most rows of a forward of this key.
+    pub fn most_rows(&self, key: &BatchKey) -> u32 {
+        self.costs().bound(key).0
+    }
+
     /// So many rows wait elsewhere for this batcher's device.
     pub fn set_waiting(&mut self, rows: u32) {
         if let Self::Continuous(policy) = self {
@@ -264,9 +285,9 @@ impl Batcher {
         }
     }
 
-    /// What a forward of this key is thought to cost.
-    pub fn cost(&self, key: &BatchKey) -> Cost {
-        self.costs().of(key)
+    /// What a forward of this key is believed to cost; `None` where none of its model was measured.
+    pub fn cost(&self, key: &BatchKey) -> Option<Cost> {
+        self.costs().believed(key)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::parking::ParkedJob;
 use crate::diffusion::pipelines::Pipeline;
-use crate::domain::{DrawnBy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
+use crate::domain::{DrawnBy, ErrorCode, ForwardReport, GenerationRequest, JobId, ModelId, QueuePlace, SizeKey};
 use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// A job for the engine.
@@ -109,6 +109,8 @@ pub enum EngineEvent {
     },
     /// One forward ran.
     Batch(BatchReport),
+    /// One forward was learnt from.
+    Forward(ForwardReport),
     /// Under the policy `continuous`, before each forward: what the next could take besides.
     Demand(EngineDemand),
 }
@@ -164,7 +166,9 @@ pub struct BatchReport {
     pub steps: Option<u32>,
     /// How long the forward and the update took.
     pub micros: u64,
+    /// Memory that it took above what was there before, in bytes; `None` where it is not measured (on a GPU) or had to be halved.
+    pub bytes: Option<u64>,
 }
 
-/// Where an engine's events go. `Progress`, `Preview`, `Batch` and `Demand` may be dropped by a full receiver; the others must not.
+/// Where an engine's events go. `Progress`, `Preview`, `Batch`, `Forward` and `Demand` may be dropped by a full receiver; the others must not.
 pub type EventSink = Box<dyn FnMut(EngineEvent) + Send>;

@@ -27,8 +27,8 @@ pub use stages::Stages;
 pub use step_loop::StepLoop;
 pub use thread::{Drawing, EngineHandle, EngineStopped, draw, draw_with, start};
 
-use crate::diffusion::batching::{BatchCaps, Cost};
-use crate::domain::BatchingPolicy;
+use crate::diffusion::batching::BatchCaps;
+use crate::domain::{BatchingPolicy, Cost};
 
 /// How an engine works.
 #[derive(Clone)]
@@ -37,10 +37,14 @@ pub struct EngineOptions {
     pub policy: BatchingPolicy,
     /// Bounds of one forward.
     pub caps: BatchCaps,
+    /// Most bytes that a forward may take above what is there, as far as forwards are measured; `None`: no bound.
+    pub memory: Option<u64>,
     /// A preview every so many steps; 0: none.
     pub preview_every: u32,
     /// For tests: what forwards are taken to cost, so that batches are the same on every run; `None`: what they took.
     pub cost: Option<Cost>,
+    /// For tests: a device on which forwards that take more bytes run out of memory.
+    pub device_bytes: Option<u64>,
     /// For tests: makes named points fail.
     pub fault: Option<FaultHook>,
 }
@@ -50,8 +54,10 @@ impl Default for EngineOptions {
         Self {
             policy: BatchingPolicy::Continuous,
             caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 },
+            memory: None,
             preview_every: 4,
             cost: None,
+            device_bytes: None,
             fault: None,
         }
     }
@@ -62,6 +68,7 @@ impl std::fmt::Debug for EngineOptions {
         f.debug_struct("EngineOptions")
             .field("policy", &self.policy)
             .field("caps", &self.caps)
+            .field("memory", &self.memory)
             .field("preview_every", &self.preview_every)
             .finish_non_exhaustive()
     }

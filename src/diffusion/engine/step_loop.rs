@@ -3,12 +3,16 @@
 mod admission;
 mod evaluation;
 mod halving;
+mod measuring;
 mod parking;
 mod settling;
+mod warming;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use halving::Evaluated;
 
 use super::EngineOptions;
 use super::controls::without_controls;
@@ -48,6 +52,8 @@ pub struct StepLoop {
     next_sample: u64,
     /// Jobs taken since the start, those that failed at once too.
     admitted: u64,
+    /// When the last forward ended, while there was something to do since.
+    last_ended: Option<Instant>,
 }
 
 impl std::fmt::Debug for StepLoop {
@@ -63,8 +69,10 @@ impl StepLoop {
     /// An idle loop with models that it has throughout; jobs may bring others.
     pub fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
         let pipelines: HashMap<ModelId, Arc<dyn Pipeline>> = pipelines.into_iter().map(named).collect();
+        let mut batcher = Batcher::new(options.policy, options.caps);
+        batcher.bound_memory(options.memory);
         Self {
-            batcher: Batcher::new(options.policy, options.caps),
+            batcher,
             own: pipelines.keys().cloned().collect(),
             pipelines,
             options,
@@ -74,6 +82,7 @@ impl StepLoop {
             jobs: HashMap::new(),
             next_sample: 0,
             admitted: 0,
+            last_ended: None,
         }
     }
 
@@ -88,7 +97,8 @@ impl StepLoop {
         self.in_batch = batch.samples().collect();
         let control_rows = self.control_rows(&batch);
         let began = Instant::now();
-        let (outcomes, is_one_forward) = self.evaluate_and_advance(&batch);
+        let between = self.last_ended.map_or(Duration::ZERO, |ended| began - ended);
+        let Evaluated { outcomes, is_one_forward, bytes } = self.evaluate_and_advance(&batch);
         // A GPU works on after the calls have returned; what it cannot do, the next call tells.
         let _ = self.pipelines[&batch.key.model].device().synchronize();
         let took = began.elapsed();
@@ -97,10 +107,11 @@ impl StepLoop {
             let rows = batch.rows.len() as u32;
             let measured = || without_controls(took.as_secs_f64(), rows, control_rows);
             let seconds = self.options.cost.map_or_else(measured, |cost| cost.seconds(rows));
-            self.batcher.observe(&batch.key, rows, seconds);
+            self.learn(&batch.key, rows, (seconds, between.as_secs_f64()));
         }
-        self.report(&batch, control_rows, took);
+        self.report(&batch, control_rows, (took, bytes.filter(|_| is_one_forward)));
         self.settle(outcomes);
+        self.last_ended = Some(began + took).filter(|_| !self.is_idle());
     }
 
     fn schedule(&mut self) -> Option<StepBatch> {

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::EngineOptions;
 use super::busy::Busy;
@@ -20,6 +20,8 @@ enum Command {
     Admit(EngineJob),
     Cancel(JobId),
     Waiting(u32),
+    /// The models, the time for all of them, and whom to tell of the end, by dropping it.
+    WarmUp(Vec<Arc<dyn Pipeline>>, Duration, SyncSender<()>),
     Park(JobId),
     GiveAway(Vec<ModelId>),
     Stop,
@@ -75,6 +77,12 @@ fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
             Ok(Command::Admit(job)) => engine.admit(&job),
             Ok(Command::Cancel(job)) => engine.cancel(job),
             Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
+            Ok(Command::WarmUp(pipelines, patience, _done)) => {
+                let until = Instant::now() + patience;
+                pipelines
+                    .iter()
+                    .for_each(|pipeline| engine.warm_up(pipeline, until.saturating_duration_since(Instant::now())));
+            }
             Ok(Command::Park(job)) => engine.park(job),
             Ok(Command::GiveAway(models)) => engine.give_away(&models),
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return busy.rest(),
@@ -117,6 +125,15 @@ impl EngineHandle {
     pub fn set_waiting(&self, rows: u32) {
         // The next forward is only a little too small or too large without.
         let _ = self.send(Command::Waiting(rows));
+    }
+
+    /// Evaluates models at their default sizes, for `patience` in all, so that there is something to believe of what forwards
+    /// cost. The receiver gets nothing; its other end is dropped when that is done, or will not be.
+    pub fn warm_up(&self, pipelines: Vec<Arc<dyn Pipeline>>, patience: Duration) -> Receiver<()> {
+        let (done, ended) = sync_channel(1);
+        // An engine that is gone draws nothing either.
+        let _ = self.send(Command::WarmUp(pipelines, patience, done));
+        ended
     }
 
     fn send(&self, command: Command) -> Result<(), EngineStopped> {

@@ -1,7 +1,8 @@
 //! Fast CPU primitives behind safe functions, each beside its plain twin and tested against it.
 //!
 //! Knows no networks. Other devices take the plain twin. Every number is a sum whose terms are added in an order of its own,
-//! so its bits depend neither on the other samples of a batch nor on the number of threads.
+//! so its bits depend neither on the other samples of a batch nor on the number of threads. How much memory computations take is
+//! counted here too (`memory`).
 
 mod attention;
 mod bands;
@@ -11,6 +12,7 @@ mod geglu;
 mod group_norm;
 mod group_statistics;
 mod linear;
+mod memory;
 mod sums;
 mod transposed;
 
@@ -20,6 +22,7 @@ pub use geglu::{geglu, geglu_plain};
 pub use group_norm::{After, group_norm, group_norm_plain};
 pub use group_statistics::{GroupStatistics, group_normalised, group_statistics};
 pub use linear::{PackedLinear, linear_plain};
+pub use memory::with_memory_taken;
 pub use transposed::{transposed, transposed_plain};
 
 use candle_core::{CpuStorage, Device, Layout, Result, bail};
@@ -31,7 +34,11 @@ const ALONE: usize = 1 << 19;
 /// waiting outside. On other devices it runs where it is.
 pub fn among_workers<T: Send>(device: &Device, run: impl FnOnce() -> T + Send) -> T {
     match device {
-        Device::Cpu => rayon::scope(|_| run()),
+        Device::Cpu => {
+            let (value, taken) = rayon::scope(|_| memory::apart(run));
+            memory::add(taken);
+            value
+        }
         _ => run(),
     }
 }

@@ -2,14 +2,25 @@
 //!
 //! Holds no job's truth: that is its row in the job store. Knows no engine, so that `service` may hold it.
 
+mod aboard;
 mod asks;
+mod beliefs;
+mod outlook;
+mod promises;
 
+pub use aboard::Aboard;
 pub use asks::Ask;
+pub use beliefs::Belief;
+pub use outlook::Outlook;
+pub use promises::PromisesKept;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aboard::Held;
+use beliefs::Beliefs;
+use promises::Promises;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 
@@ -64,6 +75,10 @@ pub struct WorkerHub {
     workers: Mutex<BTreeMap<WorkerId, WorkerStatus>>,
     models: Mutex<BTreeMap<String, BTreeMap<ModelId, ModelStatus>>>,
     progress: Mutex<HashMap<JobId, Vec<ImageProgress>>>,
+    /// Jobs that workers of this process have. Locked before `progress` and `beliefs`.
+    held: Mutex<HashMap<JobId, Held>>,
+    beliefs: Mutex<Beliefs>,
+    promises: Mutex<Promises>,
     speed: Mutex<Option<f64>>,
     draining: AtomicBool,
 }
@@ -79,6 +94,9 @@ impl Default for WorkerHub {
             workers: Mutex::default(),
             models: Mutex::default(),
             progress: Mutex::default(),
+            held: Mutex::default(),
+            beliefs: Mutex::default(),
+            promises: Mutex::default(),
             speed: Mutex::default(),
             draining: AtomicBool::new(false),
         }
@@ -162,6 +180,9 @@ impl WorkerHub {
 
     /// One picture of a job has come so far.
     pub fn advanced(&self, job: JobId, image: ImageProgress) {
+        if let Some(held) = lock(&self.held).get_mut(&job) {
+            held.stepped();
+        }
         let mut progress = lock(&self.progress);
         let images = progress.entry(job).or_default();
         match images.iter_mut().find(|known| known.image == image.image) {
@@ -180,6 +201,7 @@ impl WorkerHub {
     /// The job is no longer drawn here.
     pub fn left(&self, job: JobId) {
         lock(&self.progress).remove(&job);
+        lock(&self.held).remove(&job);
     }
 
     /// Corrects the estimate of one worker's speed by what a forward did.

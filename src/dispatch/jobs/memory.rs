@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::record::{Record, Room, fill_order, pixel_steps, row_pixels};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
+    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels, WaitingWork,
 };
 use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp};
 
@@ -223,6 +223,22 @@ impl JobStore for MemoryStore {
             return Ok(None);
         };
         Ok(Some(state.waiting.range(..record.place).count() as u64))
+    }
+
+    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>> {
+        let state = self.state();
+        let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
+        let mut work: BTreeMap<SizeKey, WaitingWork> = BTreeMap::new();
+        for place in state.waiting.iter().take_while(is_before) {
+            let request = &state.records[&place.id].job.request;
+            let size = GroupKey::of(request).size();
+            let none = WaitingWork { size: size.clone(), jobs: 0, rows: 0, row_steps: 0 };
+            let sum = work.entry(size).or_insert(none);
+            sum.jobs += 1;
+            sum.rows += u64::from(request.rows());
+            sum.row_steps += u64::from(request.rows()) * u64::from(request.steps_taken());
+        }
+        Ok(work.into_values().collect())
     }
 
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {

@@ -200,6 +200,19 @@ pub struct QueueStats {
     pub waiting_rows: u64,
 }
 
+/// Waiting jobs of one size, and the work that they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingWork {
+    /// Model and resolution.
+    pub size: SizeKey,
+    /// How many jobs.
+    pub jobs: u64,
+    /// Their rows of a forward ([`GenerationRequest::rows`]).
+    pub rows: u64,
+    /// The same, each times its job's steps.
+    pub row_steps: u64,
+}
+
 /// Models that waiting jobs need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingModels {
@@ -231,6 +244,8 @@ pub trait JobStore: Send + Sync {
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
     /// How many jobs stand before this one in the queue: 0 is next. `None` when it does not wait.
     async fn position(&self, id: JobId) -> Result<Option<u64>>;
+    /// The work that waits and stands before this place, or all that waits; by size, in any order.
+    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>>;
     /// What waits, by the models it needs; in any order.
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>>;
     /// Takes what the request selects; empty when nothing does.

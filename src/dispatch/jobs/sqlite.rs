@@ -16,10 +16,10 @@ use sqlx::sqlite::{
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
 use super::record::{Record, Room, fill_order};
-use super::sqlite_rows::{id_bytes, insert, job_id, key_column, record, update};
+use super::sqlite_rows::{id_bytes, insert, job_id, key_column, record, update, waiting_work};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels,
+    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels, WaitingWork,
 };
 use crate::domain::{Clock, GroupKey, Job, JobId, ModelId, QueuePlace, SizeKey, Timestamp};
 
@@ -279,6 +279,17 @@ impl JobStore for SqliteStore {
         .fetch_optional(&self.reader)
         .await?;
         Ok(before.map(i64::unsigned_abs))
+    }
+
+    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>> {
+        let mut query = QueryBuilder::new(
+            "SELECT model, width, height, COUNT(*) AS jobs, SUM(row_count) AS row_count, \
+             SUM(row_count * steps) AS row_steps FROM jobs WHERE status = 'queued'",
+        );
+        stands_before(&mut query, before);
+        query.push(" GROUP BY model, width, height");
+        let rows = query.build().fetch_all(&self.reader).await?;
+        rows.iter().map(waiting_work).collect()
     }
 
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {

@@ -7,8 +7,8 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::record::{HeldLease, Record, pixel_steps};
-use super::{Error, Idempotency, Result};
-use crate::domain::{Job, JobId, JobStatus, OwnerId, QueuePlace, Timestamp, WorkerId};
+use super::{Error, Idempotency, Result, WaitingWork};
+use crate::domain::{Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp, WorkerId};
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
@@ -36,6 +36,14 @@ pub(super) fn record(row: &SqliteRow) -> Result<Record> {
     };
     let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job.id };
     Ok(Record { job, place, lease: lease(row)?, idempotency: idempotency(row)? })
+}
+
+/// Reads a row of sums over waiting jobs of one size.
+pub(super) fn waiting_work(row: &SqliteRow) -> Result<WaitingWork> {
+    let model = ModelId::new(row.try_get::<String, _>("model")?);
+    let size = SizeKey { model, width: row.try_get("width")?, height: row.try_get("height")? };
+    let sum = |column: &str| Ok::<u64, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
+    Ok(WaitingWork { size, jobs: sum("jobs")?, rows: sum("row_count")?, row_steps: sum("row_steps")? })
 }
 
 /// Adds a new record.

@@ -192,6 +192,10 @@ async fn announce(parts: &PoolParts, job: Job) {
     metrics.jobs_ended.with_label_values(&[job.status.name()]).inc();
     if let Some(timings) = job.timings {
         metrics.job_seconds.observe(timings.total_ms as f64 / 1e3);
+        if job.status == JobStatus::Succeeded {
+            let ratio = parts.hub.succeeded(job.id, timings.total_ms);
+            ratio.into_iter().for_each(|ratio| metrics.eta_ratio.observe(ratio));
+        }
     }
     parts.hub.left(job.id);
     let kind = match (job.status, job.error) {

@@ -19,6 +19,9 @@ use crate::dispatch::jobs::JobStore;
 use crate::domain::{DeviceSpec, ModelId, ModelInfo, WorkerId};
 use crate::telemetry::Metrics;
 
+/// Longest time that models are evaluated at the start, but for a forward that is under way.
+const WARM_UP: Duration = Duration::from_secs(3);
+
 /// How workers work.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
@@ -28,7 +31,11 @@ pub struct WorkerOptions {
     pub devices: Vec<DeviceSpec>,
     /// Most bytes of weights on a device; no bound for those that are not named.
     pub memory_budgets: HashMap<DeviceSpec, u64>,
-    /// How each engine works.
+    /// Most bytes that a forward on the CPU may take above what is there; `None`: no bound.
+    pub forward_budget: Option<u64>,
+    /// Whether models that are loaded at the start are evaluated before any job is taken.
+    pub warm_up: bool,
+    /// How each engine works, but for that.
     pub engine: EngineOptions,
     /// A lease lasts so long without a heartbeat; heartbeats come three times as often.
     pub lease: Duration,
@@ -36,6 +43,14 @@ pub struct WorkerOptions {
     pub step_timeout: Option<Duration>,
     /// Idle workers look for jobs of other processes this often; a submit here wakes them at once.
     pub poll: Duration,
+}
+
+impl WorkerOptions {
+    /// Of a worker on this device.
+    fn on(&self, device: DeviceSpec) -> Self {
+        let memory = self.forward_budget.filter(|_| device == DeviceSpec::Cpu);
+        Self { engine: EngineOptions { memory, ..self.engine.clone() }, ..self.clone() }
+    }
 }
 
 /// What workers work with.
@@ -96,6 +111,20 @@ async fn load_at_start(
     Ok(infos)
 }
 
+/// Until every engine has evaluated the models that are loaded, all at the same time as they will later.
+async fn warm_up(workers: &[Worker]) {
+    let ended: Vec<_> = workers.iter().map(|worker| worker.warm_up(WARM_UP)).collect();
+    let ended = tokio::task::spawn_blocking(move || {
+        for ended in ended {
+            // Nothing comes but the end.
+            let _ = ended.recv();
+        }
+    });
+    if let Err(error) = ended.await {
+        tracing::warn!(%error, "warming up failed");
+    }
+}
+
 impl WorkerPool {
     /// Loads onto every device what is to be loaded at the start, then starts the workers.
     ///
@@ -116,13 +145,18 @@ impl WorkerPool {
             }
         }
         let (stop, stopped) = watch::channel(None);
-        let mut workers = Vec::new();
+        let mut started = Vec::new();
         for (number, device) in options.devices.iter().enumerate() {
             let id = WorkerId::new(format!("{}/{number}-{device}", options.node));
             let collection = collections[device].clone();
-            let worker = Worker::start(id, collection, (parts.clone(), options.clone()), stopped.clone())?;
-            workers.push(tokio::spawn(worker.run()));
+            let options = options.on(*device);
+            let worker = Worker::start(id, collection, (parts.clone(), options), stopped.clone())?;
+            started.push(worker);
         }
+        if options.warm_up {
+            warm_up(&started).await;
+        }
+        let workers = started.into_iter().map(|worker| tokio::spawn(worker.run())).collect();
         let models = models.into_iter().filter_map(|model| match model.loads {
             Loads::AtStart => infos.remove(&model.id),
             Loads::AtFirstUse(introduced) => Some(introduced.info),

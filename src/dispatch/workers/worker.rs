@@ -7,6 +7,7 @@ mod watchdog;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -69,7 +70,11 @@ pub(super) struct Worker {
 fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
     let sink = Box::new(move |event: EngineEvent| match event {
-        EngineEvent::Progress { .. } | EngineEvent::Preview { .. } | EngineEvent::Batch(_) | EngineEvent::Demand(_) => {
+        EngineEvent::Progress { .. }
+        | EngineEvent::Preview { .. }
+        | EngineEvent::Batch(_)
+        | EngineEvent::Forward(_)
+        | EngineEvent::Demand(_) => {
             // A watcher skips to the latest anyway, and each step has its demand.
             let _ = sender.try_send(event);
         }
@@ -110,6 +115,12 @@ impl Worker {
         };
         worker.report();
         Ok(worker)
+    }
+
+    /// Has the engine evaluate the models that are loaded, for `patience` in all; the receiver's other end is dropped then.
+    pub(super) fn warm_up(&self, patience: Duration) -> std::sync::mpsc::Receiver<()> {
+        let pipelines = self.models.hold().iter().map(|model| model.pipeline().clone()).collect();
+        self.engine.warm_up(pipelines, patience)
     }
 
     /// Until told to stop: an event of the engine, a heartbeat, a cancel, or a look at the queue, whichever comes first.
@@ -249,6 +260,7 @@ impl Worker {
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
             let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
+            self.parts.hub.boarded(job);
             self.aboard.insert(id, JobRun::new(claimed, models, parked.as_deref()));
             match given {
                 Ok(Given { canvas, controls }) => {
@@ -342,6 +354,10 @@ impl Worker {
                 self.end_beside(job, |run| run.park(parts, parked));
             }
             EngineEvent::Batch(report) => self.measure(report),
+            EngineEvent::Forward(report) => {
+                let off = self.parts.hub.learn(report);
+                off.into_iter().for_each(|off| self.parts.metrics.forward_error.observe(off));
+            }
             EngineEvent::Demand(demand) => self.filling.heed(demand),
             EngineEvent::Progress { .. } | EngineEvent::Preview { .. } => {}
         }

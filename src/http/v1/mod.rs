@@ -7,4 +7,5 @@ pub(super) mod images;
 pub(super) mod jobs;
 pub(super) mod models;
 mod picture;
+pub(super) mod stats;
 mod types;

@@ -1,4 +1,4 @@
-//! What can be asked for, and how the server does.
+//! What can be asked for.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -78,10 +78,4 @@ pub(in crate::http) async fn samplers() -> Json<Value> {
 #[utoipa::path(get, path = "/v1/loras", tag = "models", responses((status = 200, description = "{loras: [{name, size_bytes, hash}]}", body = Value)))]
 pub(in crate::http) async fn loras(State(door): State<Door>) -> Json<Value> {
     Json(json!({ "loras": door.service.loras().await }))
-}
-
-/// The server at a glance: queue, speed, workers.
-#[utoipa::path(get, path = "/v1/stats", tag = "operations", responses((status = 200, description = "Queue, speed and workers.", body = Value)))]
-pub(in crate::http) async fn stats(State(door): State<Door>) -> Result<Json<Value>> {
-    Ok(Json(serde_json::to_value(door.service.stats().await?).unwrap_or_default()))
 }

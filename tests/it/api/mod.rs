@@ -12,6 +12,7 @@ mod jobs;
 mod keys;
 // Pictures that come with requests.
 mod controls;
+mod estimates;
 mod image_inputs;
 // Pictures and their representations.
 mod images;

@@ -25,6 +25,7 @@ mod job_store_bed;
 mod job_store_claims;
 mod job_store_deadlines;
 mod job_store_files;
+mod job_store_work;
 mod sharing;
 mod streams;
 mod watchdog;

@@ -46,6 +46,8 @@ pub(super) fn options(node: &str, engine: EngineOptions) -> WorkerOptions {
         node: node.to_owned(),
         devices: vec![DeviceSpec::Cpu],
         memory_budgets: HashMap::new(),
+        forward_budget: None,
+        warm_up: false,
         engine,
         lease: Duration::from_secs(600),
         step_timeout: None,

@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use darkroom::diffusion::batching::{BatchCaps, Cost};
+use darkroom::diffusion::batching::BatchCaps;
 use darkroom::diffusion::engine::{Drawing, EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::diffusion::pipelines::{self, ModelSource, Pipeline};
 use darkroom::domain::{
-    BatchingPolicy, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, LoraDraft, ModelInfo, RefinerDraft, RequestDraft,
-    SizeConditioningDraft,
+    BatchingPolicy, Cost, DeviceSpec, HiresDraft, ImageInputsDraft, JobId, LoraDraft, ModelInfo, RefinerDraft,
+    RequestDraft, SizeConditioningDraft,
 };
 use darkroom::images::{GrayImage, RgbImage};
 use proptest::prelude::*;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
+use darkroom::diffusion::engine::{EngineOptions, Fault, FaultHook, FaultPoint};
 use darkroom::domain::{ErrorCode, GenerationRequest, JobId, RequestDraft};
 
 use super::alone;
@@ -93,4 +93,68 @@ fn batches_of_a_full_device_become_as_small_as_they_must_and_those_of_other_size
     assert_eq!(rows(16).collect::<Vec<_>>(), [&[16][..], &[4; 12]].concat());
     assert!(rows(32).next() > Some(4), "{:?}", stepper.batches);
     assert_as_alone(&stepper, &jobs);
+}
+
+/// Twelve jobs of two sizes and several step counts, guided and not.
+fn twelve() -> Vec<GenerationRequest> {
+    let make = |seed: u64| {
+        plain(seed, |draft| {
+            draft.width = Some([32, 128][(seed % 2) as usize]);
+            draft.height = Some(32);
+            draft.steps = Some([3, 6][(seed / 2 % 2) as usize]);
+            draft.guidance_scale = Some([1.0, 4.0][(seed / 4 % 2) as usize]);
+        })
+    };
+    (1..=12).map(make).collect()
+}
+
+/// Draws them all, those of the wide size later; with or without a bound.
+fn drawn(requests: &[GenerationRequest], options: EngineOptions) -> (Stepper, Vec<(JobId, GenerationRequest)>) {
+    let mut stepper = Stepper::new(vec![pipeline("tiny-sd")], options, None);
+    let rank = |request: &GenerationRequest| 5_000 * i64::from(request.width());
+    let jobs = requests.iter().map(|request| (stepper.admit_at(request, rank(request)), request.clone())).collect();
+    stepper.run();
+    (stepper, jobs)
+}
+
+/// The most that a forward of this width and of at most so many rows took.
+fn most_bytes(stepper: &Stepper, width: u32, rows: u32) -> u64 {
+    let of = stepper.batches.iter().filter(|report| report.width == width && report.rows <= rows);
+    of.filter_map(|report| report.bytes).max().expect("the CPU's forwards are measured")
+}
+
+#[test]
+fn no_forward_takes_more_memory_than_it_may() {
+    let requests = twelve();
+    let (free, _) = drawn(&requests, continuous(16));
+    let most = free.batches.iter().filter_map(|report| report.bytes).max().unwrap();
+    // Enough for a guided picture of the wide size, and for four rows of the other.
+    let (alone, _) = drawn(&requests, continuous(2));
+    let limit = most_bytes(&alone, 128, 2).max(2 * most_bytes(&alone, 32, 2)) + 4_096;
+    assert!(limit < most, "nothing would be bound: {limit} of {most}");
+    let (stepper, jobs) = drawn(&requests, EngineOptions { memory: Some(limit), ..continuous(16) });
+    let taken: Vec<_> = stepper.batches.iter().map(|report| (report.rows, report.bytes)).collect();
+    assert!(taken.iter().all(|(_, bytes)| bytes.is_some_and(|bytes| bytes <= limit)), "{limit}: {taken:?}");
+    assert!(taken.iter().any(|(rows, _)| *rows > 2), "{limit}: {taken:?}");
+    assert_eq!((stepper.finished.len(), stepper.failed.len()), (12, 0));
+    assert_as_alone(&stepper, &jobs);
+}
+
+#[test]
+fn on_a_device_that_is_too_small_whoever_fits_is_drawn_and_whoever_does_not_is_tried_once() {
+    let requests = twelve();
+    let (alone, _) = drawn(&requests, continuous(2));
+    // Two rows of the small size, and not one of the wide.
+    let limit = most_bytes(&alone, 32, 2) + 4_096;
+    assert!(limit < most_bytes(&alone, 128, 1), "{limit}");
+    for memory in [None, Some(limit)] {
+        let options = EngineOptions { memory, device_bytes: Some(limit), ..continuous(16) };
+        let (stepper, jobs) = drawn(&requests, options);
+        let (small, wide): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, request)| request.width() == 32);
+        let failed: HashSet<JobId> = stepper.failed.iter().map(|(job, ..)| *job).collect();
+        assert_eq!(failed, wide.iter().map(|(job, _)| *job).collect(), "{memory:?}");
+        assert!(stepper.failed.iter().all(|(_, code, _)| *code == ErrorCode::OutOfMemory), "{:?}", stepper.failed);
+        assert_eq!(stepper.finished.len(), small.len(), "{memory:?}");
+        assert_as_alone(&stepper, &small);
+    }
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use darkroom::diffusion::batching::{BatchCaps, Cost};
+use darkroom::diffusion::batching::BatchCaps;
 use darkroom::diffusion::engine::{
     BatchReport, Drawing, EngineEvent, EngineJob, EngineOptions, FaultHook, ParkedJob, StepLoop,
 };
 use darkroom::diffusion::pipelines::Pipeline;
-use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace};
+use darkroom::domain::{BatchingPolicy, Cost, ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace};
 use darkroom::images::RgbImage;
 
 /// Forwards that cost the same whatever their rows: as many rows are aboard as the caps allow.

@@ -89,6 +89,9 @@ impl TestApp {
     pub(crate) fn builder() -> Builder {
         let mut settings = Settings::default();
         settings.models.serve = vec![fixtures().join("tiny-sd").display().to_string()];
+        // What memory bounds has tests of its own; elsewhere batches are as the policy makes them.
+        settings.workers.memory_mb = Some(0);
+        settings.workers.warm_up = false;
         Builder { settings, seams: Seams::default(), storage: Storage::Memory }
     }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::super::Batcher;
 use super::super::tests::{aboard, queue_place, sample};
-use super::super::{Batcher, Cost};
 use super::*;
-use crate::domain::BatchingPolicy;
+use crate::domain::{BatchingPolicy, Cost};
 
 const CAPS: BatchCaps = BatchCaps { max_rows: 8, max_row_pixels: 100_000 };
 

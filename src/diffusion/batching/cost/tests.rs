@@ -116,3 +116,21 @@ fn a_bound_of_memory_is_forgotten_once_it_binds_no_more() {
     // 16, 20, 25, 31.
     assert_eq!((model.bound(&key).0, forwards), (32, 4 * 64));
 }
+
+#[test]
+fn memory_bounds_rows_by_what_was_measured_and_unknown_sizes_with_care() {
+    let (mut model, key) = (CostModel::new(CAPS), sample(0, 8, 1, 1).key);
+    let of = |side| sample(0, side, 1, 1).key;
+    model.observe_bytes(&key, 2, 2_000);
+    assert_eq!(model.bound(&key), (32, StopReason::MaxRows), "nobody bounds it");
+    model.bound_memory(Some(12_000));
+    assert_eq!(model.bound(&key), (12, StopReason::Memory));
+    // Half again as much for a guess, and four times the pixels; what is smaller is not taken for cheaper.
+    assert_eq!(model.bound(&of(16)), (2, StopReason::Memory));
+    assert_eq!(model.bound(&of(4)), (8, StopReason::Memory));
+    // Once measured it stands for itself.
+    model.observe_bytes(&of(16), 1, 3_000);
+    assert_eq!(model.bound(&of(16)), (4, StopReason::Memory));
+    let other = BatchKey { model: crate::domain::ModelId::new("other"), ..(*key).clone() };
+    assert_eq!(model.bound(&other), (1, StopReason::Memory));
+}

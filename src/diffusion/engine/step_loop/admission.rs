@@ -120,7 +120,7 @@ impl StepLoop {
     }
 
     /// What a job's samples share in one pass.
-    fn pass(
+    pub(super) fn pass(
         &self,
         adapted: &Adapted,
         request: &GenerationRequest,

@@ -1,14 +1,27 @@
 //! What becomes of a batch whose forward fails: its halves are evaluated, and theirs, until the guilty sample is alone.
 
+use std::sync::Arc;
 use std::time::Instant;
+
+use candle_core::Tensor;
 
 use super::StepLoop;
 use crate::diffusion::batching::{BatchKey, SampleId, StepBatch};
 use crate::diffusion::engine::refusal::{Refusal, caught};
+use crate::diffusion::kernels::with_memory_taken;
 use crate::domain::ErrorCode;
 
 /// What became of one sample.
 pub(super) type Outcome = (SampleId, Result<(), Refusal>);
+
+/// What became of a batch.
+pub(super) struct Evaluated {
+    pub outcomes: Vec<Outcome>,
+    /// Whether one forward did it for all of them.
+    pub is_one_forward: bool,
+    /// What that one took above what was there, in bytes; `None` where it is not measured.
+    pub bytes: Option<u64>,
+}
 
 /// What was tried for one batch.
 #[derive(Default)]
@@ -17,15 +30,17 @@ struct Tried {
     failed: Vec<u32>,
     /// Rows of the largest forward that did not fail.
     fitted: u32,
+    /// What that took, in bytes, where it is measured.
+    bytes: Option<u64>,
     ran_out: bool,
 }
 
 impl StepLoop {
-    /// Evaluates and advances the samples of a batch, and tells whether one forward did it for all of them.
+    /// Evaluates and advances the samples of a batch.
     ///
     /// With one guilty sample among n that takes about `2 log2(n)` forwards. Where memory ran out, batches of this key have
     /// from now on no more rows than the largest forward that did not.
-    pub(super) fn evaluate_and_advance(&mut self, batch: &StepBatch) -> (Vec<Outcome>, bool) {
+    pub(super) fn evaluate_and_advance(&mut self, batch: &StepBatch) -> Evaluated {
         let ids: Vec<SampleId> = batch.samples().collect();
         let now = Instant::now();
         for id in &ids {
@@ -40,22 +55,29 @@ impl StepLoop {
         if tried.ran_out && ids.len() > 1 {
             self.batcher.ran_out(&batch.key, tried.fitted);
         }
-        (outcomes, tried.fitted == batch.rows.len() as u32)
+        Evaluated { outcomes, is_one_forward: tried.fitted == batch.rows.len() as u32, bytes: tried.bytes }
     }
 
     /// Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
-    fn evaluate_or_halve(&mut self, key: &BatchKey, ids: &[SampleId], tried: &mut Tried) -> Vec<Outcome> {
+    fn evaluate_or_halve(&mut self, key: &Arc<BatchKey>, ids: &[SampleId], tried: &mut Tried) -> Vec<Outcome> {
         let rows: u32 = ids.iter().map(|id| self.samples[id].meta.rows_now).sum();
-        let refusal = match caught(|| self.evaluate(ids)) {
+        let (outputs, bytes) = self.evaluate_measured(key, ids);
+        let refusal = match outputs {
             Ok(outputs) => {
-                tried.fitted = tried.fitted.max(rows);
+                if let Some(bytes) = bytes {
+                    self.batcher.observe_bytes(key, rows, bytes);
+                }
+                if rows > tried.fitted {
+                    (tried.fitted, tried.bytes) = (rows, bytes);
+                }
                 return self.advance(ids, outputs);
             }
             Err(refusal) => refusal,
         };
         tried.ran_out |= refusal.code == ErrorCode::OutOfMemory;
         if let [id] = ids {
-            return vec![(*id, Err(alone(refusal, key, rows, &tried.failed)))];
+            let believed = self.batcher.memory(key).map(|memory| memory.of(rows));
+            return vec![(*id, Err(alone(refusal, (key, rows, believed), &tried.failed)))];
         }
         tracing::warn!(rows, samples = ids.len(), reason = %refusal.message, "a forward failed; trying its halves");
         tried.failed.push(rows);
@@ -65,19 +87,33 @@ impl StepLoop {
         tried.failed.pop();
         outcomes
     }
+
+    /// The network's outputs, and what the forward took above what was there, in bytes, where that is measured: on the CPU.
+    fn evaluate_measured(&self, key: &BatchKey, ids: &[SampleId]) -> (Result<Vec<Vec<Tensor>>, Refusal>, Option<u64>) {
+        let (outputs, bytes) = with_memory_taken(|| caught(|| self.evaluate(ids)));
+        let is_measured = self.pipelines.get(&key.model).is_some_and(|pipeline| pipeline.device().is_cpu());
+        let is_too_much = |most: &u64| bytes > *most;
+        let outputs = match (outputs, self.options.device_bytes.filter(is_too_much)) {
+            (Ok(_), Some(most)) => Err(Refusal::failed(format!("out of memory: {bytes} bytes wanted of {most}"))),
+            (outputs, _) => outputs,
+        };
+        (outputs, is_measured.then_some(bytes))
+    }
 }
 
-/// Why a sample fails that was evaluated alone, after larger forwards had failed.
-fn alone(refusal: Refusal, key: &BatchKey, rows: u32, failed: &[u32]) -> Refusal {
+/// Why a sample fails that was evaluated alone, in so many rows of which so many bytes were expected, after larger forwards had
+/// failed.
+fn alone(refusal: Refusal, (key, rows, believed): (&BatchKey, u32, Option<f64>), failed: &[u32]) -> Refusal {
     let Refusal { code, message } = refusal;
     if code != ErrorCode::OutOfMemory {
         return Refusal { code, message };
     }
     let (width, height) = (key.width, key.height);
+    let expected = believed.map(|bytes| format!(" (about {:.1} MiB)", bytes / f64::from(1 << 20))).unwrap_or_default();
     let larger: Vec<String> = failed.iter().map(u32::to_string).collect();
     let after = if larger.is_empty() { String::new() } else { format!(", as forwards of {} had", larger.join(", ")) };
     let message = format!(
-        "a forward of this picture alone, {rows} row(s) of {width}x{height} pixels, ran out of memory{after}: {message}"
+        "a forward of this picture alone, {rows} row(s) of {width}x{height} pixels{expected}, ran out of memory{after}: {message}"
     );
     Refusal { code, message }
 }

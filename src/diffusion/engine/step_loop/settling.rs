@@ -12,7 +12,7 @@ use crate::diffusion::engine::sample::SampleState;
 use crate::domain::JobId;
 
 impl StepLoop {
-    pub(super) fn report(&mut self, batch: &StepBatch, control_rows: u32, took: Duration) {
+    pub(super) fn report(&mut self, batch: &StepBatch, control_rows: u32, (took, bytes): (Duration, Option<u64>)) {
         let ids: Vec<SampleId> = batch.samples().collect();
         let aboard = || ids.iter().filter_map(|id| self.samples.get(id));
         let jobs: HashSet<JobId> = aboard().map(|sample| sample.job).collect();
@@ -27,6 +27,7 @@ impl StepLoop {
             height: batch.key.height,
             steps: if steps.len() == 1 { steps.into_iter().next() } else { None },
             micros: took.as_micros() as u64,
+            bytes,
         };
         (self.sink)(EngineEvent::Batch(report));
     }
