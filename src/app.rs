@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::config::{KeySettings, Settings};
 use crate::diffusion::batching::BatchCaps;
 use crate::diffusion::engine::{EngineOptions, FaultHook};
-use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource};
+use crate::diffusion::pipelines::{self, LoraLibrary, ModelSource, PromptCache};
 use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
@@ -267,8 +267,15 @@ pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
         caps: BatchCaps { max_rows: workers.max_rows, max_row_pixels: workers.max_row_pixels },
         memory: None,
         preview_every: workers.preview_every,
+        prompts: prompts(workers.prompt_cache_mb),
         cost: None,
         device_bytes: None,
         fault: seams.fault,
     }
+}
+
+/// Where prompts lately encoded are kept, of so many MiB.
+fn prompts(mb: u64) -> Option<Arc<PromptCache>> {
+    let bytes = usize::try_from(mb.saturating_mul(1 << 20)).unwrap_or(usize::MAX);
+    (bytes > 0).then(|| Arc::new(PromptCache::new(bytes)))
 }

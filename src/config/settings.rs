@@ -165,6 +165,8 @@ pub struct WorkerSettings {
     pub preview_every: u32,
     /// An engine that gives no sign for so many seconds is given up; 0: none is.
     pub step_timeout_s: u64,
+    /// Most memory for prompts lately encoded, of all devices together, in MiB; 0: none are kept.
+    pub prompt_cache_mb: u64,
 }
 
 impl Default for WorkerSettings {
@@ -178,6 +180,7 @@ impl Default for WorkerSettings {
             warm_up: true,
             preview_every: 4,
             step_timeout_s: 1800,
+            prompt_cache_mb: 64,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{GenerationService, Result};
 use crate::dispatch::hub::{Belief, PromisesKept, WorkerState, WorkerStatus};
 use crate::domain::SizeKey;
+use crate::telemetry::Distribution;
 
 /// The server at a glance.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Stats {
     pub pixel_steps_ahead: u64,
     /// Pixel-steps a second, as lately measured.
     pub pixel_steps_per_second: Option<f64>,
+    /// From the end of a forward to the begin of the next while pictures are aboard, since this process started.
+    pub step_gap: Distribution,
     /// Workers of this process, by name.
     pub workers: BTreeMap<String, WorkerStatus>,
     /// Whether this process takes nothing new.
@@ -50,6 +53,7 @@ impl GenerationService {
             max_queued: self.options.max_queued,
             pixel_steps_ahead: queue.pixel_steps,
             pixel_steps_per_second: self.parts.hub.speed(),
+            step_gap: Distribution::of(&self.parts.metrics.step_gap),
             workers: workers.into_iter().map(|(id, status)| (id.to_string(), status)).collect(),
             draining: self.parts.hub.is_draining(),
             forwards: self.parts.hub.outlook().beliefs.into_iter().collect(),

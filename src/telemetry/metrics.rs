@@ -41,6 +41,12 @@ pub struct Metrics {
     pub forward_error: Histogram,
     /// Real time of each job over the time promised at its acceptance.
     pub eta_ratio: Histogram,
+    /// Seconds from a worker's taking a job to its coming to the engine.
+    pub prepare_seconds: Histogram,
+    /// Seconds from the end of a forward to the begin of the next, while samples are aboard.
+    pub step_gap: Histogram,
+    /// Prompts that were to be encoded, by `outcome`: `hit` where one lately encoded was found, `miss` else.
+    pub prompts: IntCounterVec,
     /// Seconds of decoding, a job.
     pub decode_seconds: Histogram,
     /// Requests, by `method`, `route` and `status`.
@@ -78,6 +84,9 @@ const SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 const ERRORS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 const RATIOS: [f64; 10] = [0.25, 0.5, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0];
+/// From ten microseconds to ten seconds.
+const GAPS: [f64; 19] =
+    [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// Clients choose sizes and step counts: without a bound they could fill the server's memory, and its scraper's.
@@ -162,6 +171,21 @@ impl Metrics {
                 "darkroom_eta_ratio",
                 "Real time of each job over the time promised at its acceptance (eta_ms).",
                 &RATIOS,
+            )?,
+            prepare_seconds: make.histogram(
+                "darkroom_prepare_seconds",
+                "From a worker's taking a job to its coming to the engine.",
+                &SECONDS,
+            )?,
+            step_gap: make.histogram(
+                "darkroom_step_gap_seconds",
+                "From the end of a forward to the begin of the next, while pictures are aboard.",
+                &GAPS,
+            )?,
+            prompts: make.counters(
+                "darkroom_prompt_cache_total",
+                "Prompts looked for among those lately encoded.",
+                &["outcome"],
             )?,
             decode_seconds: make.histogram("darkroom_decode_seconds", "Decoding, a job.", &SECONDS)?,
             http_requests: make.counters(

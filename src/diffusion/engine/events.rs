@@ -20,8 +20,7 @@ pub struct EngineJob {
     pub controls: Vec<ControlPicture>,
     /// Its place in the queue.
     pub place: QueuePlace,
-    /// The models it is drawn with, where the engine does not have them anyway. The engine lets go of them before it tells of
-    /// the job's end.
+    /// The models it is drawn with. The engine lets go of them before it tells of the job's end.
     pub pipelines: Vec<Arc<dyn Pipeline>>,
     /// Where it stood when it was taken off an engine. Not used, with a word in the log, where it is not this job's state to
     /// the bit.
@@ -37,7 +36,7 @@ impl std::fmt::Debug for EngineJob {
 /// What the engine tells while it draws; each job's last one is `Finished`, `Failed`, `Cancelled` or `Parked`.
 #[derive(Debug)]
 pub enum EngineEvent {
-    /// The job's prompt is encoded and its samples are aboard.
+    /// The job's samples are aboard.
     Started {
         /// Whose.
         job: JobId,
@@ -168,7 +167,10 @@ pub struct BatchReport {
     pub micros: u64,
     /// Memory that it took above what was there before, in bytes; `None` where it is not measured (on a GPU) or had to be halved.
     pub bytes: Option<u64>,
+    /// How long after the end of the one before it began; `None` where nothing was aboard in between.
+    pub gap_micros: Option<u64>,
 }
 
-/// Where an engine's events go. `Progress`, `Preview`, `Batch`, `Forward` and `Demand` may be dropped by a full receiver; the others must not.
-pub type EventSink = Box<dyn FnMut(EngineEvent) + Send>;
+/// Where an engine's events go, from its loop and from its finisher. `Progress`, `Preview`, `Batch`, `Forward` and `Demand` may be dropped by
+/// a full receiver; the others must not.
+pub type EventSink = Arc<dyn Fn(EngineEvent) + Send + Sync>;

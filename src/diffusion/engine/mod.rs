@@ -1,18 +1,23 @@
-//! The step loop on one device: admit, batch, evaluate, advance, decode. One plain thread; no tokio, no store.
+//! The step loop on one device: admit, batch, evaluate, advance, decode. Two plain threads; no tokio, no store.
 //!
-//! Commands come in by a bounded channel, events go out through an [`EventSink`]. A sample owns its latents, history,
-//! noise generator and position; a batch is a throw-away view of samples. A batch whose forward fails is evaluated again
-//! by halves, so that only the guilty job fails; where memory ran out, the next batches of its kind are smaller.
-//! A job can be taken off between two steps, and goes on in another engine to the same bytes (`parking`).
+//! The loop's thread takes nothing but steps: what a job needs before its first is made by [`prepare()`], on a thread of the
+//! caller's, and what follows its last by the finisher, on a thread beside the loop. Commands come in by a bounded channel,
+//! events go out through an [`EventSink`]. A sample owns its latents, history, noise generator and position; a batch is a
+//! throw-away view of samples. A batch whose forward fails is evaluated again by halves, so that only the guilty job fails;
+//! where memory ran out, the next batches of its kind are smaller. A job can be taken off between two steps, and goes on in
+//! another engine to the same bytes (`parking`).
 
 mod busy;
 mod controls;
 mod events;
 mod fault;
+mod finisher;
 mod forward;
 mod guidance;
 mod hand_over;
+mod ledger;
 mod parking;
+mod prepare;
 mod refusal;
 mod sample;
 mod stages;
@@ -23,12 +28,17 @@ mod thread;
 pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
 pub use parking::{MAX_PARKED_BYTES, ParkedJob, Unreadable};
+pub use prepare::{Prepared, prepare};
+pub use refusal::Refusal;
 pub use stages::Stages;
 pub use step_loop::StepLoop;
 pub use thread::{Drawing, EngineHandle, EngineStopped, draw, draw_with, start};
 
+use std::sync::Arc;
+
 use crate::diffusion::batching::BatchCaps;
-use crate::domain::{BatchingPolicy, Cost};
+use crate::diffusion::pipelines::PromptCache;
+use crate::domain::{BatchingPolicy, Cost, JobId};
 
 /// How an engine works.
 #[derive(Clone)]
@@ -41,6 +51,8 @@ pub struct EngineOptions {
     pub memory: Option<u64>,
     /// A preview every so many steps; 0: none.
     pub preview_every: u32,
+    /// Where prompts lately encoded are found; `None`: each is encoded.
+    pub prompts: Option<Arc<PromptCache>>,
     /// For tests: what forwards are taken to cost, so that batches are the same on every run; `None`: what they took.
     pub cost: Option<Cost>,
     /// For tests: a device on which forwards that take more bytes run out of memory.
@@ -56,9 +68,23 @@ impl Default for EngineOptions {
             caps: BatchCaps { max_rows: 32, max_row_pixels: 1 << 23 },
             memory: None,
             preview_every: 4,
+            prompts: None,
             cost: None,
             device_bytes: None,
             fault: None,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Has a test's fault happen.
+    fn provoke(&self, job: JobId, point: FaultPoint) -> Result<(), Refusal> {
+        match self.fault.as_ref().map_or(Fault::None, |hook| hook(job, point)) {
+            Fault::None | Fault::NotANumber => Ok(()),
+            Fault::Error => Err(Refusal::failed("a fault was asked for")),
+            Fault::OutOfMemory => Err(Refusal::failed("out of memory was asked for")),
+            Fault::Device => Err(Refusal::failed("CUDA_ERROR_LAUNCH_FAILED was asked for")),
+            Fault::Panic => panic!("a panic was asked for"),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::sample::Told;
 use crate::diffusion::batching::BatchKey;
 use crate::diffusion::noise::NoiseState;
 use crate::diffusion::pipelines::{Conditioning, Result};
-use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelInfo};
+use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelId, ModelInfo};
 
 /// A job that was taken off.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +114,11 @@ impl Basis {
             models: DrawnBy::models(models).models,
             passes,
         })
+    }
+
+    /// Whether it is drawn with no other models than these.
+    pub(super) fn rests_on(&self, models: &[ModelId]) -> bool {
+        self.models.iter().all(|model| models.contains(&model.id))
     }
 
     /// What is not as `now`, in words; `None` where all is.

@@ -33,7 +33,8 @@ const NO_DEVICE: [&str; 17] = [
 ];
 
 /// Why a job cannot go on.
-pub(super) struct Refusal {
+#[derive(Clone, Debug)]
+pub struct Refusal {
     /// In a word.
     pub code: ErrorCode,
     /// As a sentence.

@@ -8,52 +8,40 @@ mod parking;
 mod settling;
 mod warming;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use halving::Evaluated;
 
-use super::EngineOptions;
-use super::controls::without_controls;
-use super::events::{EngineDemand, EngineEvent, EngineTimings, EventSink};
-use super::fault::{Fault, FaultPoint};
-use super::refusal::Refusal;
-use super::sample::{SampleState, Told};
-use crate::diffusion::batching::{BatchKey, Batcher, Demand, SampleId, StepBatch};
-use crate::diffusion::pipelines::Pipeline;
-use crate::domain::{GenerationRequest, JobId, ModelId, SizeKey};
+use candle_core::Device;
 
-struct JobState {
-    /// What it brought.
-    pipelines: Vec<Arc<dyn Pipeline>>,
-    request: Arc<GenerationRequest>,
-    /// Of its first pass.
-    key: Arc<BatchKey>,
-    told: Arc<Told>,
-    pending: u32,
-    timings: EngineTimings,
-    first_step: Option<Instant>,
-}
+use super::EngineOptions;
+use super::busy::Busy;
+use super::controls::without_controls;
+use super::events::{EngineDemand, EngineEvent, EventSink};
+use super::finisher::{Desk, Finisher};
+use super::ledger::{End, Ledger};
+use super::refusal::Refusal;
+use super::sample::SampleState;
+use crate::diffusion::batching::{Batcher, Demand, SampleId, StepBatch};
+use crate::domain::{JobId, SizeKey};
 
 /// Everything one engine knows, and its steps one by one. [`super::start()`] runs it on a thread; tests and [`super::draw`]
 /// say themselves when a step is taken.
 pub struct StepLoop {
-    /// Those it has throughout, and those that jobs brought.
-    pipelines: HashMap<ModelId, Arc<dyn Pipeline>>,
-    own: HashSet<ModelId>,
-    options: EngineOptions,
-    sink: EventSink,
     batcher: Batcher,
     samples: BTreeMap<SampleId, SampleState>,
     /// Those of the last batch.
     in_batch: Vec<SampleId>,
-    jobs: HashMap<JobId, JobState>,
+    ledger: Arc<Ledger>,
+    finisher: Finisher,
+    sink: EventSink,
     next_sample: u64,
     /// Jobs taken since the start, those that failed at once too.
     admitted: u64,
-    /// When the last forward ended, while there was something to do since.
-    last_ended: Option<Instant>,
+    /// When the last forward ended, where samples have been aboard ever since.
+    forward_ended: Option<Instant>,
 }
 
 impl std::fmt::Debug for StepLoop {
@@ -66,52 +54,87 @@ impl std::fmt::Debug for StepLoop {
 }
 
 impl StepLoop {
-    /// An idle loop with models that it has throughout; jobs may bring others.
-    pub fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, sink: EventSink) -> Self {
-        let pipelines: HashMap<ModelId, Arc<dyn Pipeline>> = pipelines.into_iter().map(named).collect();
+    /// An idle loop. What follows a sample's last step is done at once, within the tick that takes it.
+    pub fn new(options: EngineOptions, sink: EventSink) -> Self {
+        Self::with(Finisher::AtOnce(Desk { ledger: Arc::default(), sink: sink.clone(), options }), sink)
+    }
+
+    /// An idle loop. What follows a sample's last step is done on a thread beside it, which has a sink of its own and says when
+    /// it works.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn beside_finisher(
+        options: EngineOptions,
+        sink: EventSink,
+        (busy, finishers): (&Arc<Busy>, EventSink),
+    ) -> std::io::Result<Self> {
+        let desk = Desk { ledger: Arc::default(), sink: finishers, options };
+        Ok(Self::with(Finisher::beside(desk, busy.clone())?, sink))
+    }
+
+    fn with(finisher: Finisher, sink: EventSink) -> Self {
+        let Desk { ledger, options, .. } = finisher.desk();
         let mut batcher = Batcher::new(options.policy, options.caps);
         batcher.bound_memory(options.memory);
         Self {
             batcher,
-            own: pipelines.keys().cloned().collect(),
-            pipelines,
-            options,
-            sink,
             samples: BTreeMap::new(),
             in_batch: Vec::new(),
-            jobs: HashMap::new(),
+            ledger: ledger.clone(),
+            finisher,
+            sink,
             next_sample: 0,
             admitted: 0,
-            last_ended: None,
+            forward_ended: None,
         }
     }
 
-    /// Whether nothing is left to draw.
+    fn options(&self) -> &EngineOptions {
+        &self.finisher.desk().options
+    }
+
+    fn tell(&self, event: EngineEvent) {
+        (self.sink)(event);
+    }
+
+    /// Whether no sample has steps to take.
     pub fn is_idle(&self) -> bool {
         self.samples.is_empty()
     }
 
     /// One tick: one model evaluation for the samples whose turn it is.
     pub fn tick(&mut self) {
+        for job in self.ledger.doomed() {
+            // How it ended is known there already.
+            self.leave(job, End::Cancelled);
+        }
         let Some(batch) = self.schedule() else { return };
         self.in_batch = batch.samples().collect();
         let control_rows = self.control_rows(&batch);
         let began = Instant::now();
-        let between = self.last_ended.map_or(Duration::ZERO, |ended| began - ended);
+        let gap = self.forward_ended.take().map(|ended| began.duration_since(ended));
+        let device = self.device_of(&batch);
         let Evaluated { outcomes, is_one_forward, bytes } = self.evaluate_and_advance(&batch);
         // A GPU works on after the calls have returned; what it cannot do, the next call tells.
-        let _ = self.pipelines[&batch.key.model].device().synchronize();
-        let took = began.elapsed();
+        let _ = device.map(|device| device.synchronize());
+        let ended = Instant::now();
+        let took = ended.duration_since(began);
         // Several smaller ones say nothing of a forward.
         if is_one_forward {
             let rows = batch.rows.len() as u32;
             let measured = || without_controls(took.as_secs_f64(), rows, control_rows);
-            let seconds = self.options.cost.map_or_else(measured, |cost| cost.seconds(rows));
-            self.learn(&batch.key, rows, (seconds, between.as_secs_f64()));
+            let seconds = self.options().cost.map_or_else(measured, |cost| cost.seconds(rows));
+            self.learn(&batch.key, rows, (seconds, gap.unwrap_or_default().as_secs_f64()));
         }
-        self.report(&batch, control_rows, (took, bytes.filter(|_| is_one_forward)));
+        self.report(&batch, control_rows, (took, gap, bytes.filter(|_| is_one_forward)));
         self.settle(outcomes);
-        self.last_ended = Some(began + took).filter(|_| !self.is_idle());
+        self.forward_ended = Some(ended).filter(|_| !self.is_idle());
+    }
+
+    /// Where a batch is evaluated.
+    fn device_of(&self, batch: &StepBatch) -> Option<Device> {
+        batch.samples().find_map(|id| Some(self.samples.get(&id)?.told.pipeline.device().clone()))
     }
 
     fn schedule(&mut self) -> Option<StepBatch> {
@@ -120,7 +143,7 @@ impl StepLoop {
             let Demand { key, steps, rows, displaces, target, before } = demand;
             let size = SizeKey { model: key.model.clone(), width: key.width, height: key.height };
             let demand = EngineDemand { size, steps, rows, displaces, target, before, admitted: self.admitted };
-            (self.sink)(EngineEvent::Demand(demand));
+            self.tell(EngineEvent::Demand(demand));
         }
         Some(batch)
     }
@@ -132,12 +155,15 @@ impl StepLoop {
 
     /// Leaves a job; `Cancelled` follows unless it has ended.
     pub fn cancel(&mut self, job: JobId) {
-        if self.forget(job) {
-            (self.sink)(EngineEvent::Cancelled { job });
-        }
+        self.leave(job, End::Cancelled);
     }
 
-    fn forget(&mut self, job: JobId) -> bool {
+    fn fail(&mut self, job: JobId, refusal: Refusal) {
+        self.leave(job, End::Failed(refusal));
+    }
+
+    /// Lets go of a job's samples, and tells of its end once the finisher has nothing of it either.
+    fn leave(&mut self, job: JobId, end: End) {
         self.samples.retain(|id, sample| {
             let stays = sample.job != job;
             if !stays {
@@ -145,35 +171,8 @@ impl StepLoop {
             }
             stays
         });
-        self.end(job)
-    }
-
-    /// The job has no samples any more, and what it alone brought is let go of.
-    fn end(&mut self, job: JobId) -> bool {
-        let was_here = self.jobs.remove(&job).is_some();
-        let (own, jobs) = (&self.own, &self.jobs);
-        let brought =
-            |model: &ModelId| jobs.values().flat_map(|job| &job.pipelines).any(|pipeline| pipeline.info().id == *model);
-        self.pipelines.retain(|model, _| own.contains(model) || brought(model));
-        was_here
-    }
-
-    fn fail(&mut self, job: JobId, Refusal { code, message }: Refusal) {
-        self.forget(job);
-        (self.sink)(EngineEvent::Failed { job, code, message });
-    }
-
-    fn provoke(&self, job: JobId, point: FaultPoint) -> Result<(), Refusal> {
-        match self.options.fault.as_ref().map_or(Fault::None, |hook| hook(job, point)) {
-            Fault::None | Fault::NotANumber => Ok(()),
-            Fault::Error => Err(Refusal::failed("a fault was asked for")),
-            Fault::OutOfMemory => Err(Refusal::failed("out of memory was asked for")),
-            Fault::Device => Err(Refusal::failed("CUDA_ERROR_LAUNCH_FAILED was asked for")),
-            Fault::Panic => panic!("a panic was asked for"),
+        if let Some(end) = self.ledger.leave(job, end) {
+            self.tell(end);
         }
     }
-}
-
-fn named(pipeline: Arc<dyn Pipeline>) -> (ModelId, Arc<dyn Pipeline>) {
-    (pipeline.info().id.clone(), pipeline)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::EngineOptions;
 use super::busy::Busy;
 use super::events::{EngineEvent, EngineJob, EventSink};
+use super::prepare::Prepared;
 use super::step_loop::StepLoop;
 use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{ErrorCode, GenerationRequest, JobId, ModelId, QueuePlace};
@@ -17,7 +18,7 @@ use crate::images::{Canvas, ControlPicture, RgbImage};
 const COMMANDS: usize = 4096;
 
 enum Command {
-    Admit(EngineJob),
+    Take(Vec<Prepared>),
     Cancel(JobId),
     Waiting(u32),
     /// The models, the time for all of them, and whom to tell of the end, by dropping it.
@@ -36,31 +37,34 @@ pub struct EngineStopped;
 #[derive(Debug)]
 pub struct EngineHandle {
     commands: SyncSender<Command>,
-    busy: Arc<Busy>,
+    /// Of the loop, and of the finisher.
+    busy: [Arc<Busy>; 2],
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Starts an engine on a thread of its own, with models that it has throughout; jobs may bring others.
+/// Starts an engine on a thread of its own, with another beside it that makes pictures of what is drawn.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    pipelines: Vec<Arc<dyn Pipeline>>,
-    options: EngineOptions,
-    mut sink: EventSink,
-) -> std::io::Result<EngineHandle> {
+pub fn start(options: EngineOptions, sink: EventSink) -> std::io::Result<EngineHandle> {
     let (commands, receiver) = sync_channel(COMMANDS);
-    let busy = Arc::new(Busy::new());
-    let (own, told) = (busy.clone(), busy.clone());
-    // Waiting for whoever takes the events is no work.
-    let sink: EventSink = Box::new(move |event| {
-        told.rest();
-        sink(event);
-        told.work();
-    });
-    let run = move || run(&receiver, &own, StepLoop::new(pipelines, options, sink));
+    let (busy, finishing) = (Arc::new(Busy::new()), Arc::new(Busy::new()));
+    let engine =
+        StepLoop::beside_finisher(options, resting(&busy, sink.clone()), (&finishing, resting(&finishing, sink)))?;
+    let own = busy.clone();
+    let run = move || run(&receiver, &own, engine);
     let thread = std::thread::Builder::new().name("darkroom-engine".to_owned()).spawn(run)?;
-    Ok(EngineHandle { commands, busy, thread: Mutex::new(Some(thread)) })
+    Ok(EngineHandle { commands, busy: [busy, finishing], thread: Mutex::new(Some(thread)) })
+}
+
+/// Waiting for whoever takes the events is no work.
+fn resting(busy: &Arc<Busy>, sink: EventSink) -> EventSink {
+    let busy = busy.clone();
+    Arc::new(move |event| {
+        busy.rest();
+        sink(event);
+        busy.work();
+    })
 }
 
 /// Commands are taken between steps; an idle engine sleeps on its channel.
@@ -74,7 +78,7 @@ fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
         };
         busy.work();
         match command {
-            Ok(Command::Admit(job)) => engine.admit(&job),
+            Ok(Command::Take(jobs)) => jobs.into_iter().for_each(|job| engine.take(job)),
             Ok(Command::Cancel(job)) => engine.cancel(job),
             Ok(Command::Waiting(rows)) => engine.set_waiting(rows),
             Ok(Command::WarmUp(pipelines, patience, _done)) => {
@@ -92,12 +96,12 @@ fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
 }
 
 impl EngineHandle {
-    /// Hands jobs over; their events follow.
+    /// Hands jobs over that are to come aboard together; their events follow.
     ///
     /// # Errors
-    /// The engine has ended or hangs; some of the jobs may have been taken.
-    pub fn admit(&self, jobs: Vec<EngineJob>) -> Result<(), EngineStopped> {
-        jobs.into_iter().try_for_each(|job| self.send(Command::Admit(job)))
+    /// The engine has ended or hangs; none of the jobs was taken.
+    pub fn take(&self, jobs: Vec<Prepared>) -> Result<(), EngineStopped> {
+        self.send(Command::Take(jobs))
     }
 
     /// Leaves a job at the next step; `Cancelled` follows, unless it ended before.
@@ -147,10 +151,10 @@ impl EngineHandle {
         self.thread.lock().is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
     }
 
-    /// For how long the engine has worked on one step or command without a word; none while it waits for the next, or for
-    /// whoever takes its events.
+    /// For how long the engine has worked on one step, command or picture without a word; none while it waits for the next, or
+    /// for whoever takes its events.
     pub fn silence(&self) -> Option<Duration> {
-        self.busy.silence()
+        self.busy.iter().filter_map(|busy| busy.silence()).max()
     }
 
     /// Has the engine stop at its next step, should it come to one, and does not wait for that.
@@ -207,11 +211,14 @@ pub fn draw_with(
     pipelines: Vec<Arc<dyn Pipeline>>,
     drawing: impl Into<Drawing>,
     options: EngineOptions,
-    mut watch: impl FnMut(&EngineEvent) + Send + 'static,
+    watch: impl FnMut(&EngineEvent) + Send + 'static,
 ) -> Result<Vec<RgbImage>, (ErrorCode, String)> {
     let (sender, events) = sync_channel(1024);
-    let sink: EventSink = Box::new(move |event| {
-        watch(&event);
+    let watch = Mutex::new(watch);
+    let sink: EventSink = Arc::new(move |event| {
+        if let Ok(mut watch) = watch.lock() {
+            watch(&event);
+        }
         if matches!(event, EngineEvent::Image { .. } | EngineEvent::Failed { .. }) {
             // Read below, after the loop: at most `num_images` events.
             let _ = sender.try_send(event);
@@ -225,14 +232,15 @@ pub fn draw_with(
         canvas,
         controls,
         place: QueuePlace { rank_ms: 0, id },
-        pipelines: Vec::new(),
+        pipelines,
         parked: None,
     };
-    let mut engine = StepLoop::new(pipelines, options, sink);
+    let mut engine = StepLoop::new(options, sink);
     engine.admit(&job);
     while !engine.is_idle() {
         engine.tick();
     }
+    // The last sender goes with it.
     drop(engine);
     let mut pictures = Vec::new();
     for event in events {

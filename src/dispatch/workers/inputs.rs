@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pool::PoolParts;
-use crate::diffusion::pipelines::Pipeline;
 use crate::domain::{GenerationRequest, InputName, Job};
 use crate::images::{self, Canvas, ControlPicture, Framing, InputLimits};
 
@@ -30,13 +29,8 @@ pub(super) enum NotGiven {
     NotNow(String),
 }
 
-/// What a job came with. Its ControlNets are loaded onto the pipeline's device meanwhile, where they are not there yet: the
-/// engine finds them in memory and makes nobody wait.
-pub(super) async fn given(
-    parts: &PoolParts,
-    job: &Job,
-    pipeline: Option<Arc<dyn Pipeline>>,
-) -> Result<Given, NotGiven> {
+/// What a job came with.
+pub(super) async fn given(parts: &PoolParts, job: &Job) -> Result<Given, NotGiven> {
     let mut files = Vec::new();
     for picture in job.request.input_pictures() {
         let got = tokio::time::timeout(PATIENCE, parts.artifacts.get_input(job.id, picture.input)).await;
@@ -49,24 +43,8 @@ pub(super) async fn given(
         return Ok(Given::default());
     }
     let request = job.request.clone();
-    let prepared = tokio::task::spawn_blocking(move || {
-        for control in request.controls() {
-            if let Some(pipeline) = &pipeline {
-                pipeline.controlnet(control.model()).map_err(|error| error.to_string())?;
-            }
-        }
-        framed(&request, &files)
-    });
+    let prepared = tokio::task::spawn_blocking(move || framed(&request, &files));
     prepared.await.map_err(|error| NotGiven::Missing(error.to_string()))?.map_err(NotGiven::Missing)
-}
-
-/// Makes a job's LoRAs ready beside the running batch: the engine, which asks for them again, finds them made. What is wrong with
-/// them it tells.
-pub(super) async fn make_ready(pipeline: Option<Arc<dyn Pipeline>>, request: &GenerationRequest) {
-    if let Some(pipeline) = pipeline.filter(|_| !request.loras().is_empty()) {
-        let loras = request.loras().to_vec();
-        let _ = tokio::task::spawn_blocking(move || pipeline.adapted(&loras).is_ok()).await;
-    }
 }
 
 fn framed(request: &GenerationRequest, files: &[(InputName, bytes::Bytes)]) -> Result<Given, String> {

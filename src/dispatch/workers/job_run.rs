@@ -1,6 +1,6 @@
 //! One job while a worker holds it, and what happens to its pictures.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -16,6 +16,9 @@ use crate::images::{self, PictureInfo, RgbImage};
 /// A job aboard.
 pub(super) struct JobRun {
     pub claimed: ClaimedJob,
+    /// It has not come to the engine yet.
+    pub is_preparing: bool,
+    began: Instant,
     warnings: Vec<String>,
     drawn_by: DrawnBy,
     /// What it is drawn with, kept loaded.
@@ -28,16 +31,30 @@ pub(super) struct JobRun {
 }
 
 impl JobRun {
-    pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>, parked: Option<&ParkedJob>) -> Self {
+    pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>) -> Self {
         Self {
             claimed,
+            is_preparing: true,
+            began: Instant::now(),
             warnings: Vec::new(),
             drawn_by: DrawnBy::default(),
             models,
             pictures: Vec::new(),
-            stored: parked.map(|parked| parked.stored().to_vec()).unwrap_or_default(),
-            was_parked: parked.is_some(),
+            stored: Vec::new(),
+            was_parked: false,
         }
+    }
+
+    /// For how long it has been on its way to the engine; none where it is there.
+    pub(super) fn preparing_for(&self) -> Option<Duration> {
+        self.is_preparing.then(|| self.began.elapsed())
+    }
+
+    /// It comes to the engine; where it was parked, with its pictures that were stored before.
+    pub(super) fn is_ready(&mut self, parked: Option<Vec<Artifact>>) {
+        self.is_preparing = false;
+        self.was_parked = parked.is_some();
+        self.stored = parked.unwrap_or_default();
     }
 
     /// The engine draws it no longer.

@@ -1,6 +1,6 @@
 //! WorkerPool: claims jobs, feeds engines, heartbeats, cancels, drains, parks, survives panics, hangs and devices that fail.
 //!
-//! One task a device (`worker`), which owns one engine; one collection of models and the thread that loads them for all
+//! One task a device (`worker`), which owns one engine and has jobs made ready for it on threads that may block; one collection of models and the thread that loads them for all
 //! workers of a device (`models`); and two loops for the whole process (`upkeep`): rescue of jobs whose worker was lost,
 //! and removal of what has expired. A picture is stored before its job says that it succeeded.
 

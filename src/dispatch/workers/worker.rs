@@ -1,6 +1,7 @@
 //! One device's task: between the store and its engine.
 
 mod leaving;
+mod preparing;
 mod sharing;
 mod wanting;
 mod watchdog;
@@ -9,24 +10,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::preparing::{Claimed, Preparing};
 use self::watchdog::{Failure, Standing};
 use super::Error;
 use super::filling::Filling;
-use super::inputs::{self, Given, NotGiven};
 use super::job_run::{JobRun, end};
-use super::models::Collection;
+use super::models::{Collection, Held};
 use super::parked;
 use super::pool::{PoolParts, WorkerOptions};
-use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle, EngineJob};
+use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle};
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
 use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome, Select};
 use crate::domain::{
-    ErrorCode, ImageFormat, ImageProgress, Job, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
+    ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
 };
 use crate::images;
 use crate::telemetry::BatchGroup;
@@ -49,8 +49,9 @@ pub(super) struct Worker {
     /// It failed, and no other took its place: the device is taken out, or nothing more is to be drawn.
     engine_is_gone: bool,
     events: mpsc::Receiver<EngineEvent>,
-    /// In the engine's hands.
+    /// In the engine's hands, or on their way there.
     aboard: HashMap<JobId, JobRun>,
+    preparing: Preparing,
     /// Lost to another worker; the engine has been told to leave them, and has not said yet that it did. Nothing is
     /// claimed meanwhile: a job that came back at once would be taken for the one it was.
     leaving: HashMap<JobId, JobRun>,
@@ -69,7 +70,7 @@ pub(super) struct Worker {
 /// An engine without models: jobs bring theirs.
 fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver<EngineEvent>), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
-    let sink = Box::new(move |event: EngineEvent| match event {
+    let sink = Arc::new(move |event: EngineEvent| match event {
         EngineEvent::Progress { .. }
         | EngineEvent::Preview { .. }
         | EngineEvent::Batch(_)
@@ -81,7 +82,7 @@ fn start_engine(options: &WorkerOptions) -> Result<(EngineHandle, mpsc::Receiver
         // A worker that is gone has handed its jobs back.
         _ => drop(sender.blocking_send(event)),
     });
-    Ok((engine::start(Vec::new(), options.engine.clone(), sink)?, events))
+    Ok((engine::start(options.engine.clone(), sink)?, events))
 }
 
 impl Worker {
@@ -104,6 +105,7 @@ impl Worker {
             engine_is_gone: false,
             events,
             aboard: HashMap::new(),
+            preparing: JoinSet::new(),
             leaving: HashMap::new(),
             ending: JoinSet::new(),
             ending_leases: HashMap::new(),
@@ -156,13 +158,19 @@ impl Worker {
                     None => self.engine_failed(Failure::Ended).await,
                 },
                 _ = watch.tick() => self.watch().await,
+                Some(ready) = self.preparing.join_next(), if !self.preparing.is_empty() => {
+                    // A task that was ended, with the worker.
+                    if let Ok(ready) = ready {
+                        self.heed_ready(ready).await;
+                    }
+                }
                 Some(ended) = self.ending.join_next(), if !self.ending.is_empty() => {
                     if let Ok(job) = ended {
                         self.ending_leases.remove(&job);
                     }
                 }
                 _ = heartbeats.tick() => self.heartbeat().await,
-                cancel = cancels.recv() => self.heed_cancel(cancel),
+                cancel = cancels.recv() => self.heed_cancel(cancel).await,
                 ask = asks.recv() => self.heed_ask(ask),
                 () = &mut woken => self.look_again(),
                 _ = polls.tick() => self.look_again(),
@@ -181,8 +189,8 @@ impl Worker {
 
     /// An idle engine gets the oldest group; a running batch, what it has room for.
     async fn look(&mut self) {
-        if self.aboard.is_empty() {
-            let rows = self.filling.first_rows(self.options.engine.caps.max_rows);
+        let rows = self.rows_to_begin_with();
+        if rows > 0 {
             self.claim(Select::Group, rows).await;
             return;
         }
@@ -203,7 +211,10 @@ impl Worker {
             self.engine.set_waiting(u32::try_from(stats.waiting_rows / workers).unwrap_or(u32::MAX));
         }
         let EngineDemand { size, steps, rows, displaces, target, before, .. } = demand;
-        if self.filling.may_find_other(&size, before) {
+        // What is on its way has its place already.
+        let (coming, others) = self.coming(&size);
+        let (rows, displaces) = (rows.saturating_sub(coming), displaces.filter(|_| coming == 0));
+        if others == 0 && self.filling.may_find_other(&size, before) {
             if self.claim(Select::Other { except: size.clone(), before }, target).await > 0 {
                 return;
             }
@@ -219,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// Takes jobs and hands them to the engine; returns how many.
+    /// Takes jobs and sends them on their way to the engine; returns how many.
     async fn claim(&mut self, select: Select, max_rows: u32) -> usize {
         // Held before the claim, so that none of them is dropped in between.
         let models = self.models.hold();
@@ -232,52 +243,24 @@ impl Worker {
             self.ask(ids);
         }
         self.asks |= !claimed.is_empty();
-        let pipeline_of = |job: &Job| {
-            let model = models.iter().find(|model| model.id() == job.request.model());
-            model.map(|model| model.pipeline().clone())
-        };
-        let ready = claimed.iter().map(|ClaimedJob { job, .. }| inputs::make_ready(pipeline_of(job), &job.request));
-        join_all(ready).await;
-        let given = claimed.iter().map(|ClaimedJob { job, .. }| inputs::given(&self.parts, job, pipeline_of(job)));
-        let given = join_all(given).await;
-        let parked = join_all(claimed.iter().map(|ClaimedJob { job, .. }| parked::fetch(&self.parts, job))).await;
-        let mut jobs = Vec::new();
-        for ((claimed, given), parked) in claimed.into_iter().zip(given).zip(parked) {
-            if let Err(NotGiven::NotNow(reason)) = &given {
-                let id = claimed.job.id;
-                tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
-                self.hand_back(claimed).await;
-                continue;
-            }
+        let mut taken = Vec::new();
+        for claimed in claimed {
             let Some(models) = wanting::needed(&claimed, &models) else {
                 self.lack(claimed).await;
                 continue;
             };
-            let pipelines = models.iter().map(|model| model.pipeline().clone()).collect();
-            let job = &claimed.job;
+            let (job, token) = (claimed.job.clone(), claimed.lease.token);
             let waited = job.started_at.map_or(0, |started| started.ms_since(job.created_at));
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
-            let (id, request, place) = (job.id, Arc::new(job.request.clone()), job.place());
-            self.parts.hub.boarded(job);
-            self.aboard.insert(id, JobRun::new(claimed, models, parked.as_deref()));
-            match given {
-                Ok(Given { canvas, controls }) => {
-                    jobs.push(EngineJob { id, request, canvas, controls, place, pipelines, parked });
-                }
-                Err(NotGiven::Missing(message) | NotGiven::NotNow(message)) => {
-                    self.end(id, Outcome::Failed(JobError { code: ErrorCode::Internal, message })).await;
-                }
-            }
+            self.parts.hub.boarded(&job);
+            let kept = models.iter().map(Held::for_job).collect();
+            self.aboard.insert(job.id, JobRun::new(claimed, models));
+            taken.push(Claimed { job, token, models: kept });
         }
-        let count = jobs.len();
-        if count > 0 {
-            self.filling.sent(count);
-            if self.engine.admit(jobs).is_err() {
-                self.engine_failed(Failure::Ended).await;
-            }
-        }
+        let count = taken.len();
+        self.prepare(taken);
         count
     }
 
@@ -397,6 +380,9 @@ impl Worker {
         metrics.batch_samples.observe(f64::from(report.samples));
         metrics.batch_jobs.observe(f64::from(report.jobs));
         metrics.step_seconds.observe(report.micros as f64 / 1e6);
+        if let Some(gap) = report.gap_micros {
+            metrics.step_gap.observe(gap as f64 / 1e6);
+        }
         match report.steps {
             Some(steps) => {
                 let (model, width, height) = (report.model.to_string(), report.width, report.height);
@@ -419,7 +405,7 @@ impl Worker {
                 for (lease, state) in leases.iter().zip(states) {
                     match state {
                         LeaseState::Held => {}
-                        LeaseState::CancelRequested => self.engine.cancel(lease.job_id),
+                        LeaseState::CancelRequested => self.cancel(lease.job_id).await,
                         LeaseState::Lost => {
                             // Somebody else has it now: whatever the engine still says of it is not heeded.
                             // One that was parked may have come back under another lease.
@@ -429,8 +415,10 @@ impl Worker {
                             {
                                 tracing::warn!(job.id = %lease.job_id, worker = %self.id, "lease lost");
                                 self.parts.hub.left(lease.job_id);
-                                self.leaving.insert(lease.job_id, run);
-                                self.engine.cancel(lease.job_id);
+                                if !run.is_preparing {
+                                    self.leaving.insert(lease.job_id, run);
+                                    self.engine.cancel(lease.job_id);
+                                }
                             }
                         }
                     }
@@ -443,12 +431,19 @@ impl Worker {
         }
     }
 
-    fn heed_cancel(&self, cancel: Result<JobId, broadcast::error::RecvError>) {
+    async fn heed_cancel(&mut self, cancel: Result<JobId, broadcast::error::RecvError>) {
         // Cancels missed by a slow receiver are learnt from the heartbeat.
-        if let Ok(job) = cancel
-            && self.aboard.contains_key(&job)
-        {
-            self.engine.cancel(job);
+        if let Ok(job) = cancel {
+            self.cancel(job).await;
+        }
+    }
+
+    /// Leaves a job at its next step, or at once where it has not come to the engine yet.
+    async fn cancel(&mut self, job: JobId) {
+        match self.aboard.get(&job) {
+            Some(run) if run.is_preparing => self.end(job, Outcome::Cancelled).await,
+            Some(_) => self.engine.cancel(job),
+            None => {}
         }
     }
 

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::http::Door;
 use crate::http::errors::Result;
 use crate::service::Stats;
+use crate::telemetry::Distribution;
 
 /// The server at a glance.
 #[derive(Serialize, ToSchema)]
@@ -24,6 +25,10 @@ pub(in crate::http) struct StatsBody {
     pixel_steps_ahead: u64,
     /// Pixel-steps a second, as lately measured; null before the first forward.
     pixel_steps_per_second: Option<f64>,
+    /// From the end of a forward to the begin of the next while pictures are aboard, since this process started, in milliseconds:
+    /// {count, mean_ms, p99_ms}.
+    #[schema(value_type = Object)]
+    step_gap: Distribution,
     /// Workers of this process, by name.
     workers: BTreeMap<String, WorkerBody>,
     /// Whether this process takes nothing new.
@@ -124,6 +129,7 @@ impl From<Stats> for StatsBody {
             pixel_steps_ahead: stats.pixel_steps_ahead,
             pixel_steps_per_second: stats.pixel_steps_per_second,
             workers: workers.collect(),
+            step_gap: stats.step_gap,
             draining: stats.draining,
             forwards: forwards.collect(),
             eta: EtaBody { jobs: kept.jobs, median_ratio: kept.median_ratio, p90_ratio: kept.p90_ratio },

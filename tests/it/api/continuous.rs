@@ -25,6 +25,7 @@ async fn a_job_joins_the_batch_that_runs(app: TestApp, gate: Arc<Gate>) {
     let short = app.submit(&with(body("a short one", 2), json!({"steps": 3, "sampler": "euler_a"}))).await;
     let short = short["id"].as_str().unwrap();
     app.running(short).await;
+    app.aboard(2).await;
     gate.open();
     for id in [long, short] {
         assert_eq!(app.ended(id).await["status"], "succeeded");
@@ -61,6 +62,7 @@ async fn another_size_has_its_turn_before_what_stands_after_it() {
             app.running(&jobs[jobs.len() - 1]).await;
         }
     }
+    app.aboard(2).await;
     gate.open();
     let mut ends = Vec::new();
     for id in &jobs {
@@ -83,6 +85,7 @@ async fn an_interactive_job_goes_first(widths: [u32; 2]) {
     let now = with(body("someone watches", 2), json!({"width": widths[1], "steps": 3, "priority": "interactive"}));
     let now = app.submit(&now).await["id"].as_str().unwrap().to_owned();
     app.running(&now).await;
+    app.aboard(2).await;
     gate.open();
     let ended = [app.ended(&now).await, app.ended(&bulk).await];
     for job in &ended {

@@ -26,6 +26,7 @@ mod job_store_claims;
 mod job_store_deadlines;
 mod job_store_files;
 mod job_store_work;
+mod preparing;
 mod sharing;
 mod streams;
 mod watchdog;

@@ -19,7 +19,7 @@ use crate::support::drafts::{checked, draft, pipeline};
 use crate::support::gate::Gate;
 
 /// Against hanging for ever; nothing here takes as long.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn store(folder: &Path, clock: Arc<dyn Clock>) -> Arc<dyn JobStore> {

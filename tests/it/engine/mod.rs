@@ -5,7 +5,9 @@ mod continuous;
 mod controls;
 mod invariance;
 mod memory;
+mod overlap;
 mod parking;
+mod prompts;
 mod simulation;
 mod stepper;
 
@@ -14,40 +16,39 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::engine::{self, EngineEvent, EngineHandle, EngineJob, EngineOptions, Fault, FaultPoint, draw};
+use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::{BatchingPolicy, ErrorCode, GenerationRequest, JobId, QueuePlace, RequestDraft};
 use darkroom::images::RgbImage;
 
 use crate::support::drafts::{checked, draft, pipeline};
 
-/// Runs jobs together in one engine, admitted before its first step; `on_event` may talk to the engine.
+/// Runs jobs together in one engine, taken before its first step; `on_event` may talk to the engine.
 fn run_together(
+    requests: &[(JobId, GenerationRequest)],
+    options: EngineOptions,
+    on_event: impl FnMut(&EngineHandle, &EngineEvent),
+) -> Vec<EngineEvent> {
+    run_together_with(|model| pipeline(model), requests, options, on_event)
+}
+
+/// The same with models that are not the fixtures as they are.
+fn run_together_with(
+    pipeline: impl Fn(&str) -> Arc<dyn Pipeline>,
     requests: &[(JobId, GenerationRequest)],
     options: EngineOptions,
     mut on_event: impl FnMut(&EngineHandle, &EngineEvent),
 ) -> Vec<EngineEvent> {
     let (sender, receiver): (_, Receiver<EngineEvent>) = sync_channel(100_000);
-    let pipelines = vec![pipeline("tiny-sd"), pipeline("tiny-sd2")];
-    // The engine stands still until every job is in its channel: batches are then the same on every run.
-    let gate = Arc::new(Mutex::new(()));
-    let held = gate.lock().unwrap();
-    let waiting = gate.clone();
-    let hook = options.fault.clone();
-    let fault: engine::FaultHook = Arc::new(move |job, point| {
-        if point == FaultPoint::Encode {
-            drop(waiting.lock());
-        }
-        hook.as_ref().map_or(Fault::None, |hook| hook(job, point))
-    });
-    let options = EngineOptions { fault: Some(fault), ..options };
-    let sink = Box::new(move |event| sender.send(event).unwrap());
-    let handle = engine::start(pipelines, options, sink).unwrap();
-    let jobs = requests.iter().map(|(id, request)| {
+    let prepared = requests.iter().map(|(id, request)| {
         let place = QueuePlace { rank_ms: 0, id: *id };
         let (request, canvas) = (Arc::new(request.clone()), None);
-        EngineJob { id: *id, request, canvas, controls: Vec::new(), place, pipelines: Vec::new(), parked: None }
+        let pipelines = vec![pipeline(request.model().as_str())];
+        let job = EngineJob { id: *id, request, canvas, controls: Vec::new(), place, pipelines, parked: None };
+        engine::prepare(&job, &options).unwrap()
     });
-    handle.admit(jobs.collect()).unwrap();
-    drop(held);
+    let prepared = prepared.collect();
+    let handle = engine::start(options, Arc::new(move |event| sender.send(event).unwrap())).unwrap();
+    handle.take(prepared).unwrap();
     let (mut events, mut ended) = (Vec::new(), 0);
     while ended < requests.len() {
         let event = receiver.recv().expect("the engine lives until every job has ended");

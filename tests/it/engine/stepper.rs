@@ -26,6 +26,7 @@ pub(super) fn continuous(max_rows: u32) -> EngineOptions {
 
 pub(super) struct Stepper {
     engine: StepLoop,
+    pipelines: Vec<Arc<dyn Pipeline>>,
     events: Arc<Mutex<Vec<EngineEvent>>>,
     admitted: i64,
     pub(super) pictures: HashMap<(JobId, u32), RgbImage>,
@@ -43,10 +44,11 @@ impl Stepper {
     pub(super) fn new(pipelines: Vec<Arc<dyn Pipeline>>, options: EngineOptions, fault: Option<FaultHook>) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = events.clone();
-        let sink = Box::new(move |event| told.lock().unwrap().push(event));
-        let engine = StepLoop::new(pipelines, EngineOptions { fault, ..options }, sink);
+        let sink = Arc::new(move |event| told.lock().unwrap().push(event));
+        let engine = StepLoop::new(EngineOptions { fault, ..options }, sink);
         Self {
             engine,
+            pipelines,
             events,
             admitted: 0,
             pictures: HashMap::new(),
@@ -84,7 +86,8 @@ impl Stepper {
     fn admit_as(&mut self, id: JobId, drawing: &Drawing, rank_ms: i64, parked: Option<Box<ParkedJob>>) {
         let Drawing { request, canvas, controls } = drawing.clone();
         let (request, place) = (Arc::new(request), QueuePlace { rank_ms, id });
-        self.engine.admit(&EngineJob { id, request, canvas, controls, place, pipelines: Vec::new(), parked });
+        let pipelines = self.pipelines.clone();
+        self.engine.admit(&EngineJob { id, request, canvas, controls, place, pipelines, parked });
         self.admitted += 1;
         self.hear();
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use darkroom::diffusion::engine::{EngineEvent, EngineJob, EngineOptions, ParkedJob, StepLoop};
+use darkroom::diffusion::pipelines::Pipeline;
 use darkroom::domain::{ErrorCode, GenerationRequest, JobId, QueuePlace, RequestDraft};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -12,6 +13,7 @@ use crate::support::drafts::{checked, draft, pipeline};
 
 struct Bed {
     engine: StepLoop,
+    pipelines: Vec<Arc<dyn Pipeline>>,
     events: Arc<Mutex<Vec<EngineEvent>>>,
     request: Arc<GenerationRequest>,
 }
@@ -21,17 +23,17 @@ impl Bed {
     fn new(sampler: &str) -> Self {
         let events: Arc<Mutex<Vec<EngineEvent>>> = Arc::default();
         let told = events.clone();
-        let sink = Box::new(move |event| told.lock().unwrap().push(event));
+        let sink = Arc::new(move |event| told.lock().unwrap().push(event));
         let tiny = pipeline("tiny-sd");
         let draft = RequestDraft { sampler: Some(sampler.to_owned()), num_images: Some(2), ..draft("a house", 1) };
         let request = Arc::new(checked(draft, tiny.as_ref()));
-        Self { engine: StepLoop::new(vec![tiny], EngineOptions::default(), sink), events, request }
+        Self { engine: StepLoop::new(EngineOptions::default(), sink), pipelines: vec![tiny], events, request }
     }
 
     fn admit(&mut self, id: JobId, parked: Option<Box<ParkedJob>>) {
         let (request, place) = (self.request.clone(), QueuePlace { rank_ms: 0, id });
-        let controls = Vec::new();
-        self.engine.admit(&EngineJob { id, request, canvas: None, controls, place, pipelines: Vec::new(), parked });
+        let (controls, pipelines) = (Vec::new(), self.pipelines.clone());
+        self.engine.admit(&EngineJob { id, request, canvas: None, controls, place, pipelines, parked });
     }
 
     fn parked(&mut self) -> Vec<u8> {

@@ -142,6 +142,16 @@ impl TestApp {
         assert_eq!(events.last().unwrap().name, "started", "{events:?}");
     }
 
+    /// Waits until so many jobs have come to an engine, all in all: a job that runs may be on its way there.
+    pub(crate) async fn aboard(&self, jobs: u32) {
+        let all_came = async {
+            while self.metric("darkroom_prepare_seconds_count").await < f64::from(jobs) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all_came).await.expect("they come in time");
+    }
+
     /// The value of one sample of `/metrics`, 0 when it is not there.
     pub(crate) async fn metric(&self, sample: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();

@@ -14,7 +14,8 @@ impl StepLoop {
     pub(super) fn evaluate(&self, ids: &[SampleId]) -> Result<Vec<Vec<Tensor>>, Refusal> {
         for id in ids {
             let sample = &self.samples[id];
-            self.provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
+            self.options()
+                .provoke(sample.job, FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() })?;
         }
         // What the key says is what they share.
         let pipeline = ids.first().map(|id| self.samples[id].told.pipeline.clone());
@@ -31,12 +32,13 @@ impl StepLoop {
 
     /// Each sample by its outputs; one that fails leaves the others as they are.
     pub(super) fn advance(&mut self, ids: &[SampleId], outputs: Vec<Vec<Tensor>>) -> Vec<Outcome> {
+        let fault = self.options().fault.clone();
         let mut outcomes = Vec::new();
         for (id, outputs) in ids.iter().zip(outputs) {
             let Some(sample) = self.samples.get_mut(id) else { continue };
             let pipeline = sample.told.pipeline.clone();
             let point = FaultPoint::Evaluate { step: sample.steps_taken(), samples: ids.len() };
-            let spoiled = self.options.fault.as_ref().is_some_and(|hook| hook(sample.job, point) == Fault::NotANumber);
+            let spoiled = fault.as_ref().is_some_and(|hook| hook(sample.job, point) == Fault::NotANumber);
             let step = caught(|| {
                 sample.advance(&outputs, pipeline.as_ref()).map_err(Refusal::failed)?;
                 if spoiled { sample.spoil().map_err(Refusal::failed) } else { Ok(()) }

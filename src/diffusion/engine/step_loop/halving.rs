@@ -1,7 +1,6 @@
 //! What becomes of a batch whose forward fails: its halves are evaluated, and theirs, until the guilty sample is alone.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use candle_core::Tensor;
 
@@ -42,13 +41,7 @@ impl StepLoop {
     /// from now on no more rows than the largest forward that did not.
     pub(super) fn evaluate_and_advance(&mut self, batch: &StepBatch) -> Evaluated {
         let ids: Vec<SampleId> = batch.samples().collect();
-        let now = Instant::now();
-        for id in &ids {
-            let job = self.samples[id].job;
-            if let Some(state) = self.jobs.get_mut(&job) {
-                state.first_step.get_or_insert(now);
-            }
-        }
+        self.ledger.step(ids.iter().map(|id| self.samples[id].job));
         let mut tried = Tried::default();
         let outcomes = self.evaluate_or_halve(&batch.key, &ids, &mut tried);
         // One alone tells nothing of how many fit.
@@ -61,7 +54,7 @@ impl StepLoop {
     /// Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
     fn evaluate_or_halve(&mut self, key: &Arc<BatchKey>, ids: &[SampleId], tried: &mut Tried) -> Vec<Outcome> {
         let rows: u32 = ids.iter().map(|id| self.samples[id].meta.rows_now).sum();
-        let (outputs, bytes) = self.evaluate_measured(key, ids);
+        let (outputs, bytes) = self.evaluate_measured(ids);
         let refusal = match outputs {
             Ok(outputs) => {
                 if let Some(bytes) = bytes {
@@ -89,11 +82,12 @@ impl StepLoop {
     }
 
     /// The network's outputs, and what the forward took above what was there, in bytes, where that is measured: on the CPU.
-    fn evaluate_measured(&self, key: &BatchKey, ids: &[SampleId]) -> (Result<Vec<Vec<Tensor>>, Refusal>, Option<u64>) {
+    fn evaluate_measured(&self, ids: &[SampleId]) -> (Result<Vec<Vec<Tensor>>, Refusal>, Option<u64>) {
         let (outputs, bytes) = with_memory_taken(|| caught(|| self.evaluate(ids)));
-        let is_measured = self.pipelines.get(&key.model).is_some_and(|pipeline| pipeline.device().is_cpu());
+        let is_on_cpu = |id: &SampleId| self.samples[id].told.pipeline.device().is_cpu();
+        let is_measured = ids.first().is_some_and(is_on_cpu);
         let is_too_much = |most: &u64| bytes > *most;
-        let outputs = match (outputs, self.options.device_bytes.filter(is_too_much)) {
+        let outputs = match (outputs, self.options().device_bytes.filter(is_too_much)) {
             (Ok(_), Some(most)) => Err(Refusal::failed(format!("out of memory: {bytes} bytes wanted of {most}"))),
             (outputs, _) => outputs,
         };

@@ -22,8 +22,8 @@ impl StepLoop {
             cost,
             memory: self.batcher.memory(key),
             most_rows: self.batcher.most_rows(key),
-            policy: self.options.policy,
+            policy: self.options().policy,
         };
-        (self.sink)(EngineEvent::Forward(report));
+        self.tell(EngineEvent::Forward(report));
     }
 }

@@ -1,18 +1,23 @@
 //! What follows a step: it is told, and whoever is done goes on to the next pass or is decoded.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::StepLoop;
 use crate::diffusion::batching::{SampleId, StepBatch};
 use crate::diffusion::engine::events::{BatchReport, EngineEvent};
-use crate::diffusion::engine::fault::FaultPoint;
+use crate::diffusion::engine::finisher::Look;
 use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::engine::sample::SampleState;
 use crate::domain::JobId;
 
 impl StepLoop {
-    pub(super) fn report(&mut self, batch: &StepBatch, control_rows: u32, (took, bytes): (Duration, Option<u64>)) {
+    pub(super) fn report(
+        &mut self,
+        batch: &StepBatch,
+        control_rows: u32,
+        (took, gap, bytes): (Duration, Option<Duration>, Option<u64>),
+    ) {
         let ids: Vec<SampleId> = batch.samples().collect();
         let aboard = || ids.iter().filter_map(|id| self.samples.get(id));
         let jobs: HashSet<JobId> = aboard().map(|sample| sample.job).collect();
@@ -28,8 +33,9 @@ impl StepLoop {
             steps: if steps.len() == 1 { steps.into_iter().next() } else { None },
             micros: took.as_micros() as u64,
             bytes,
+            gap_micros: gap.map(|gap| gap.as_micros() as u64),
         };
-        (self.sink)(EngineEvent::Batch(report));
+        self.tell(EngineEvent::Batch(report));
     }
 
     /// Rows that ControlNets will evaluate for this batch.
@@ -50,12 +56,12 @@ impl StepLoop {
                 continue;
             }
             let (step, total) = (sample.steps_taken(), sample.total_steps());
-            (self.sink)(EngineEvent::Progress { job, image, step, total });
+            self.tell(EngineEvent::Progress { job, image, step, total });
             if done && self.samples[&id].told.next.is_some() {
                 self.take_over(id);
             } else if done {
                 self.finish(id);
-            } else if self.options.preview_every > 0 && step.is_multiple_of(self.options.preview_every) {
+            } else if self.options().preview_every > 0 && step.is_multiple_of(self.options().preview_every) {
                 self.preview(id);
             }
         }
@@ -65,9 +71,8 @@ impl StepLoop {
     fn take_over(&mut self, id: SampleId) {
         let Some(sample) = self.samples.remove(&id) else { return };
         self.batcher.remove(id);
-        let (job, new) = (sample.job, SampleId(self.next_sample));
+        let (job, new) = (sample.job, self.fresh_id());
         let Some(next) = sample.told.next.clone() else { return };
-        self.next_sample += 1;
         let taken_over = caught(|| {
             let pipeline = next.told.pipeline.clone();
             // A picture of what is no number would hide it.
@@ -75,7 +80,8 @@ impl StepLoop {
             sample.taken_over(new, next, pipeline.as_ref()).map_err(Refusal::failed)
         });
         match taken_over {
-            Ok(sample) => {
+            Ok(mut sample) => {
+                sample.meta.key = self.shared(sample.meta.key);
                 self.batcher.add(sample.meta.clone());
                 self.samples.insert(new, sample);
             }
@@ -83,54 +89,22 @@ impl StepLoop {
         }
     }
 
-    fn preview(&mut self, id: SampleId) {
+    fn preview(&self, id: SampleId) {
         let sample = &self.samples[&id];
-        let (job, image, step) = (sample.job, sample.image, sample.steps_taken());
-        let pipeline = &sample.told.pipeline;
-        // A preview that cannot be made is no reason to fail the picture.
-        if let Ok(Some(picture)) = pipeline.preview(sample.denoised()) {
-            (self.sink)(EngineEvent::Preview { job, image, step, picture });
-        }
+        let (told, latents) = (sample.told.clone(), sample.denoised().clone());
+        self.finisher.preview(Look { job: sample.job, image: sample.image, step: sample.steps_taken(), told, latents });
     }
 
     fn finish(&mut self, id: SampleId) {
         let Some(sample) = self.samples.remove(&id) else { return };
         self.batcher.remove(id);
-        let (job, image) = (sample.job, sample.image);
-        let began = Instant::now();
-        let decoded = caught(|| {
-            self.provoke(job, FaultPoint::Decode)?;
-            sample.checked()?;
-            let drawn = sample.told.pipeline.decode(sample.latents()).map_err(Refusal::failed)?;
-            Ok(match &sample.told.canvas {
-                Some(canvas) => canvas.finish(drawn),
-                None => drawn,
-            })
-        });
-        // It holds a pipeline, which is let go of before the job's end is told.
-        drop(sample);
-        let picture = match decoded {
-            Ok(picture) => picture,
-            Err(refusal) => return self.fail(job, refusal),
-        };
-        let Some(state) = self.jobs.get_mut(&job) else { return };
-        state.timings.decode_ms += began.elapsed().as_millis() as u64;
-        if let Some(first) = state.first_step {
-            state.timings.denoise_ms = state.timings.denoise_ms.max(began.duration_since(first).as_millis() as u64);
-        }
-        state.pending -= 1;
-        let (pending, timings) = (state.pending, state.timings);
-        (self.sink)(EngineEvent::Image { job, image, picture });
-        if pending == 0 {
-            self.end(job);
-            (self.sink)(EngineEvent::Finished { job, timings });
-        }
+        self.finisher.picture(sample);
     }
 }
 
 impl SampleState {
     /// Refuses latents that are not finite.
-    fn checked(&self) -> Result<(), Refusal> {
+    pub(in crate::diffusion::engine) fn checked(&self) -> Result<(), Refusal> {
         if self.is_finite().map_err(Refusal::failed)? {
             return Ok(());
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::StepLoop;
 use crate::diffusion::batching::{BatchKey, Branch, SampleId, SampleMeta};
 use crate::diffusion::engine::forward::forward;
+use crate::diffusion::engine::prepare::{Reader, pass};
 use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::engine::sample::{SampleState, Told};
 use crate::diffusion::engine::start::Start;
@@ -30,7 +31,7 @@ impl StepLoop {
         let draft = RequestDraft { prompt: Some(String::new()), ..RequestDraft::default() };
         let Ok(request) = draft.validate(pipeline.info(), &Limits::default(), 0) else { return Ok(()) };
         let began = Instant::now();
-        let (key, told) = self.pass(&Adapted::plain(pipeline.clone()), &request, (&[], 0))?;
+        let (key, told) = pass(&Adapted::plain(pipeline.clone()), &request, (&[], 0), &mut Reader::default())?;
         let told = Arc::new(told);
         let start = Start::of(pipeline.as_ref(), &request, None).map_err(Refusal::failed)?;
         let meta = meta(&key, &told);

@@ -18,7 +18,8 @@ impl Worker {
     /// Has its engine give away a job, where more are aboard than its batch has. Asks that are missed come again.
     pub(super) fn heed_ask(&self, ask: Result<Ask, broadcast::error::RecvError>) {
         let Ok(ask) = ask else { return };
-        let is_one_waiting = self.batch_jobs > 0 && self.aboard.len() as u32 > self.batch_jobs;
+        let with_engine = self.aboard.values().filter(|run| !run.is_preparing).count() as u32;
+        let is_one_waiting = self.batch_jobs > 0 && with_engine > self.batch_jobs;
         if is_one_waiting && self.stop.borrow().is_none() && ask.device.is_like(self.models.device()) && ask.answer() {
             self.engine.give_away(ask.models);
         }

@@ -81,9 +81,11 @@ pub(super) fn period(options: &WorkerOptions) -> Duration {
 }
 
 impl Worker {
-    /// Looks for a sign of the engine. One whose thread has ended is told by its events' end.
+    /// Looks for a sign of the engine, and of what makes jobs ready for it. One whose thread has ended is told by its events' end.
     pub(super) async fn watch(&mut self) {
-        let is_past = |limit: &Duration| self.engine.silence().is_some_and(|silence| silence > *limit);
+        let preparing = self.aboard.values().filter_map(JobRun::preparing_for).max();
+        let silence = self.engine.silence().max(preparing);
+        let is_past = |limit: &Duration| silence.is_some_and(|silence| silence > *limit);
         if let Some(limit) = self.options.step_timeout.filter(is_past)
             && !self.engine_is_gone
         {

@@ -1,0 +1,139 @@
+//! Who still works on a job: the loop, which has its samples, and the finisher, which has pieces of it. Whoever brings back
+//! the last tells of the job's end, so that each job has one, and nothing of it is told afterwards.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::events::{EngineEvent, EngineTimings};
+use super::parking::{Basis, ParkedJob};
+use super::refusal::Refusal;
+use crate::domain::JobId;
+
+/// The jobs of one engine. Shared by its loop and its finisher; nobody works or waits while holding the lock.
+#[derive(Default)]
+pub(super) struct Ledger {
+    jobs: Mutex<HashMap<JobId, Standing>>,
+}
+
+struct Standing {
+    /// Samples with steps to take.
+    in_loop: u32,
+    /// Pieces at the finisher.
+    at_finisher: u32,
+    timings: EngineTimings,
+    first_step: Option<Instant>,
+    /// What it rests on, should it be parked.
+    basis: Option<Basis>,
+    /// How it ends, where it does not end with all of its pictures.
+    end: Option<End>,
+}
+
+impl Standing {
+    fn is_ending(&self) -> bool {
+        matches!(self.end, Some(End::Failed(_) | End::Cancelled))
+    }
+}
+
+/// How a job leaves before its last picture.
+pub(super) enum End {
+    Failed(Refusal),
+    Cancelled,
+    /// With its pictures in progress. Those that have taken all their steps are told before.
+    Parked(Option<Box<ParkedJob>>),
+}
+
+impl Ledger {
+    /// Plain data: each change is made in one go.
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Standing>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job comes into the loop.
+    pub(super) fn enter(&self, job: JobId, samples: u32, (encode_ms, basis): (u64, Option<Basis>)) {
+        let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
+        let standing = Standing { in_loop: samples, at_finisher: 0, timings, first_step: None, basis, end: None };
+        self.jobs().insert(job, standing);
+    }
+
+    /// An evaluation of these jobs' samples begins.
+    pub(super) fn step(&self, of: impl IntoIterator<Item = JobId>) {
+        let (mut jobs, now) = (self.jobs(), Instant::now());
+        for job in of {
+            if let Some(standing) = jobs.get_mut(&job) {
+                standing.first_step.get_or_insert(now);
+            }
+        }
+    }
+
+    /// One of its samples has taken all steps and goes to the finisher.
+    pub(super) fn hand_over(&self, job: JobId) {
+        if let Some(standing) = self.jobs().get_mut(&job) {
+            standing.in_loop -= 1;
+            standing.at_finisher += 1;
+            let took = standing.first_step.map_or(Duration::ZERO, |first| first.elapsed());
+            standing.timings.denoise_ms = standing.timings.denoise_ms.max(took.as_millis() as u64);
+        }
+    }
+
+    /// A look at one of its samples goes to the finisher.
+    pub(super) fn lend(&self, job: JobId) {
+        if let Some(standing) = self.jobs().get_mut(&job) {
+            standing.at_finisher += 1;
+        }
+    }
+
+    /// Whether nothing more is to be told of it than its end.
+    pub(super) fn is_ending(&self, job: JobId) -> bool {
+        self.jobs().get(&job).is_none_or(|standing| standing.is_ending())
+    }
+
+    /// What it rests on; `None` where it is not aboard, or leaves already.
+    pub(super) fn basis(&self, job: JobId) -> Option<Basis> {
+        self.jobs().get(&job).filter(|standing| standing.end.is_none())?.basis.clone()
+    }
+
+    /// The finisher is done with a piece, on which it worked for so long; the end of the job, where that was the last.
+    pub(super) fn bring_back(&self, job: JobId, outcome: Result<Duration, Refusal>) -> Option<EngineEvent> {
+        let mut jobs = self.jobs();
+        let standing = jobs.get_mut(&job)?;
+        standing.at_finisher -= 1;
+        match outcome {
+            Ok(took) => standing.timings.decode_ms += took.as_millis() as u64,
+            // What is left of a job without this picture need not be kept.
+            Err(refusal) if !standing.is_ending() => standing.end = Some(End::Failed(refusal)),
+            Err(_) => {}
+        }
+        ended(&mut jobs, job)
+    }
+
+    /// The loop has none of its samples any more; the end of the job, where the finisher has nothing either.
+    pub(super) fn leave(&self, job: JobId, end: End) -> Option<EngineEvent> {
+        let mut jobs = self.jobs();
+        let standing = jobs.get_mut(&job)?;
+        standing.in_loop = 0;
+        standing.end.get_or_insert(end);
+        ended(&mut jobs, job)
+    }
+
+    /// Jobs with samples in the loop that failed at the finisher.
+    pub(super) fn doomed(&self) -> Vec<JobId> {
+        let jobs = self.jobs();
+        let is_doomed = |(_, standing): &(&JobId, &Standing)| standing.end.is_some() && standing.in_loop > 0;
+        jobs.iter().filter(is_doomed).map(|(job, _)| *job).collect()
+    }
+}
+
+fn ended(jobs: &mut HashMap<JobId, Standing>, job: JobId) -> Option<EngineEvent> {
+    let standing = jobs.get(&job)?;
+    if standing.in_loop + standing.at_finisher > 0 {
+        return None;
+    }
+    let Standing { end, timings, .. } = jobs.remove(&job)?;
+    Some(match end {
+        None => EngineEvent::Finished { job, timings },
+        Some(End::Failed(Refusal { code, message })) => EngineEvent::Failed { job, code, message },
+        Some(End::Cancelled) => EngineEvent::Cancelled { job },
+        Some(End::Parked(parked)) => EngineEvent::Parked { job, parked },
+    })
+}
