@@ -139,7 +139,7 @@ class Server:
         """One picture over HTTP, as bytes."""
         drawn = self.darkroom.picture
         body = {"prompt": PROMPT, "width": drawn.width, "height": drawn.height, "steps": drawn.steps, "sampler": SAMPLER,
-                "guidance_scale": drawn.guidance_scale, "seed": seed}
+                "guidance_scale": drawn.guidance_scale, "seed": seed, "reuse": False}
         request = urllib.request.Request(f"{self.url}/v1/jobs", json.dumps(body).encode(),
                                          {"Content-Type": "application/json", "Accept": "image/png"})
         with urllib.request.urlopen(request, timeout=600) as answer:

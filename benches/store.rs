@@ -37,6 +37,7 @@ fn request(group: usize) -> GenerationRequest {
         controlnets: Vec::new(),
         latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
         sha256: None,
+        files: None,
         samplers: vec![SamplerKind::Euler],
         sigma_schedules: vec![SigmaSchedule::Default],
         defaults: ModelDefaults {
@@ -58,7 +59,14 @@ fn request(group: usize) -> GenerationRequest {
 
 async fn insert(store: &dyn JobStore, count: usize) {
     for index in 0..count {
-        let new = NewJob { id: JobId::generate(), owner: None, request: request(index), idempotency: None };
+        let new = NewJob {
+            id: JobId::generate(),
+            owner: None,
+            request: request(index),
+            idempotency: None,
+            identity: None,
+            answer: None,
+        };
         black_box(store.insert(new).await.expect("there is room"));
     }
 }
@@ -105,7 +113,14 @@ fn measure(criterion: &mut Criterion, runtime: &Runtime, name: &str, store: &dyn
             runtime.block_on(async {
                 let mut took = Duration::ZERO;
                 for _ in 0..count {
-                    let new = NewJob { id: JobId::generate(), owner: None, request: request(0), idempotency: None };
+                    let new = NewJob {
+                        id: JobId::generate(),
+                        owner: None,
+                        request: request(0),
+                        idempotency: None,
+                        identity: None,
+                        answer: None,
+                    };
                     let started = Instant::now();
                     let id = new.id;
                     black_box(store.insert(new).await.expect("there is room"));

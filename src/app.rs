@@ -1,9 +1,11 @@
 //! Composition root: Settings -> App; the only room that picks concrete stores and pipelines.
 
+mod files;
 mod loras;
 mod memory;
 mod models;
 
+pub use files::Files;
 pub use loras::{Shelf, lora_folder};
 pub use models::{Offer, model_source, offers, served};
 
@@ -88,6 +90,7 @@ impl App {
         let library = LoraLibrary::new(lora_folder(settings)?, Vec::new());
         let (mut sources, served): (Vec<ModelSource>, Vec<_>) = served(offers(settings)?)?.into_iter().unzip();
         sources.iter_mut().for_each(|source| source.loras = library.clone());
+        let files = Arc::new(Files::of(&sources));
         let loader = loader(sources, seams.load.clone());
         let pool = WorkerPool::start(parts, worker_options(settings, seams), served, loader)
             .await
@@ -97,9 +100,11 @@ impl App {
             limits: settings.limits.limits(),
             max_queued: settings.queue.max_queued,
             max_watchers: settings.server.max_watchers,
+            reuse: settings.queue.reuse,
         };
         let loras = Arc::new(Shelf(library));
-        let parts = ServiceParts { jobs, events, artifacts, hub, metrics: metrics.clone(), clock, models, loras };
+        let parts =
+            ServiceParts { jobs, events, artifacts, hub, metrics: metrics.clone(), clock, models, loras, files };
         let service = Arc::new(GenerationService::new(parts, options));
         let options = HttpOptions {
             cors_origins: settings.server.cors_origins.clone(),

@@ -74,7 +74,7 @@ def defaults(url):
 def draw(url, requests):
     """RGB pictures of the requests (dicts in the API's words), in their order; drawn together, so that they share batches."""
     def one(request):
-        message = urllib.request.Request(f"{url}/v1/jobs", json.dumps(request).encode(),
+        message = urllib.request.Request(f"{url}/v1/jobs", json.dumps(request | {"reuse": False}).encode(),
                                          {"Content-Type": "application/json", "Accept": "image/png"})
         try:
             with urllib.request.urlopen(message, timeout=ANSWER_S) as answer:

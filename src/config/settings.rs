@@ -135,11 +135,13 @@ pub struct QueueSettings {
     pub lease_s: u64,
     /// Ended jobs and their pictures are kept so long, in seconds.
     pub retention_s: u64,
+    /// Whether identical requests are drawn once.
+    pub reuse: bool,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { max_queued: 1000, max_attempts: 3, lease_s: 30, retention_s: 7 * 24 * 3600 }
+        Self { max_queued: 1000, max_attempts: 3, lease_s: 30, retention_s: 7 * 24 * 3600, reuse: true }
     }
 }
 

@@ -12,6 +12,8 @@
 //!     +--------------------------------------------> failed
 //!        its deadline is over (running too, once its worker has left it)
 //! ```
+//!
+//! A job whose pictures are there already, drawn for an identical request, is `succeeded` from the start.
 
 use std::fmt;
 use std::str::FromStr;
@@ -58,6 +60,8 @@ pub enum Transition {
     Cancel,
     /// Its deadline is over, and nobody draws it any more.
     Expire,
+    /// Its pictures are there already, drawn for an identical request.
+    Answer,
 }
 
 impl JobStatus {
@@ -66,7 +70,7 @@ impl JobStatus {
         match (self, transition) {
             (Self::Queued, Transition::Claim) => Some(Self::Running),
             (Self::Running, Transition::Requeue) => Some(Self::Queued),
-            (Self::Running, Transition::Succeed) => Some(Self::Succeeded),
+            (Self::Running, Transition::Succeed) | (Self::Queued, Transition::Answer) => Some(Self::Succeeded),
             (Self::Running, Transition::Fail) | (Self::Queued | Self::Running, Transition::Expire) => {
                 Some(Self::Failed)
             }
@@ -170,6 +174,10 @@ pub struct Job {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<JobError>,
+    /// Names all that decides its pictures: those of another job with the same will do. `None`: it has its own drawn.
+    pub identity: Option<String>,
+    /// The job that they were drawn for, where that is another.
+    pub reused_from: Option<JobId>,
 }
 
 /// A job's place in the queue: the smallest is the oldest, and next.
@@ -224,6 +232,7 @@ mod tests {
             Transition::Fail,
             Transition::Cancel,
             Transition::Expire,
+            Transition::Answer,
         ];
         for status in JobStatus::ALL.iter().filter(|status| status.is_terminal()) {
             assert!(all.iter().all(|transition| status.after(*transition).is_none()), "{status}");

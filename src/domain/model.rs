@@ -42,6 +42,10 @@ pub struct ModelInfo {
     /// By which file it draws: lower-case hex SHA-256 of a checkpoint in one file, of a folder's U-Net weights. None until it
     /// has been loaded.
     pub sha256: Option<String>,
+    /// Tells all files that it was loaded from, and what its operator says of it, from others: hex SHA-256, of their names, sizes
+    /// and times of change. None until it has been loaded. Of this server's disk, so nothing for clients.
+    #[serde(skip)]
+    pub files: Option<String>,
     /// Samplers this model can be sampled with.
     pub samplers: Vec<SamplerKind>,
     /// Sigma schedules it can be sampled with.

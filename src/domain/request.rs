@@ -3,6 +3,7 @@
 //! Every front door fills the same draft; [`RequestDraft::validate`] is the only way from one to the other, so inner
 //! rooms trust a `GenerationRequest` and check nothing again.
 
+mod body;
 mod passes;
 
 use std::fmt;
@@ -105,6 +106,8 @@ pub struct RequestDraft {
     pub start_within: Option<i64>,
     /// Seconds until it must have ended.
     pub expires_in: Option<i64>,
+    /// Whether an identical request's pictures will do.
+    pub reuse: Option<bool>,
     /// The client's own words, handed back as they came.
     pub metadata: Option<Map<String, Value>>,
 }
@@ -173,6 +176,8 @@ pub struct GenerationRequest {
     start_within: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_in: Option<u32>,
+    #[serde(default = "yes")]
+    reuse: bool,
     metadata: Map<String, Value>,
 }
 
@@ -284,26 +289,6 @@ impl GenerationRequest {
     pub fn is_guided(&self) -> bool {
         self.guidance_scale > 1.0 && !self.guidance_embedded && !self.guided_steps().is_empty()
     }
-    /// As a client would send it: every field a client may say, every default resolved.
-    pub fn to_body(&self) -> Value {
-        let mut body = serde_json::to_value(self).expect("plain data. This is a bug in domain.");
-        if let Some(fields) = body.as_object_mut() {
-            fields.remove("guidance_embedded");
-            let known: [(&str, &[&str]); 2] = [("hires", &HiresDraft::FIELDS), ("refiner", &RefinerDraft::FIELDS)];
-            for (part, known) in known {
-                if let Some(part) = fields.get_mut(part).and_then(Value::as_object_mut) {
-                    part.retain(|name, _| known.contains(&name.as_str()));
-                }
-            }
-        }
-        // Quality means nothing for a PNG and is refused there.
-        if self.output.format == ImageFormat::Png
-            && let Some(output) = body["output"].as_object_mut()
-        {
-            output.remove("quality");
-        }
-        body
-    }
     /// How far guidance's widening of the output is taken back, 0 to 1 (diffusers `guidance_rescale`).
     pub fn guidance_rescale(&self) -> f64 {
         self.guidance_rescale
@@ -357,6 +342,10 @@ impl GenerationRequest {
     /// Seconds from its acceptance until it must have ended.
     pub fn expires_in(&self) -> Option<u32> {
         self.expires_in
+    }
+    /// Whether pictures that an identical request has, or is having drawn, will do.
+    pub fn reuse(&self) -> bool {
+        self.reuse
     }
     /// The client's own words.
     pub fn metadata(&self) -> &Map<String, Value> {
@@ -469,6 +458,7 @@ impl RequestDraft {
             priority: faults.named("priority", self.priority, Priority::Normal, Priority::ALL),
             start_within,
             expires_in,
+            reuse: self.reuse.unwrap_or(true),
             metadata: faults.metadata(self.metadata, limits),
         };
         faults.pixels(&request, limits);
@@ -477,6 +467,10 @@ impl RequestDraft {
         faults.syntax(&request);
         if faults.0.is_empty() { Ok(request) } else { Err(faults.0) }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn to_the_end() -> f64 {

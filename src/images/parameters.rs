@@ -21,18 +21,10 @@ pub fn describe(request: &GenerationRequest, index: u32, drawn_by: &DrawnBy) -> 
     }
     parameters += &format!("\n{}", line(request, seed, drawn_by).0);
     // The seed that draws this picture alone, and one picture: the request again, ready to be sent.
-    let mut json = request.to_body();
+    // The same request gives the same file, whichever job drew it, and whoever asked.
+    let mut json = request.to_drawing();
     json["seed"] = seed.into();
     json["num_images"] = 1.into();
-    // Pictures it started from are told by their hash: the same request gives the same file, whichever job drew it.
-    let forget =
-        |picture: Option<&mut Value>| picture.and_then(Value::as_object_mut).map(|picture| picture.remove("job"));
-    for name in ["init_image", "mask_image"] {
-        forget(json.get_mut(name));
-    }
-    for control in json.get_mut("controls").and_then(Value::as_array_mut).into_iter().flatten() {
-        forget(control.get_mut("image"));
-    }
     let named =
         |of: &[(String, String)]| of.iter().map(|(name, hash)| json!({"name": name, "hash": hash})).collect::<Vec<_>>();
     let files = json!({

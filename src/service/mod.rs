@@ -10,6 +10,7 @@ mod images;
 mod inputs;
 mod loras;
 mod queries;
+mod reuse;
 mod stats;
 mod stream;
 mod submit;
@@ -21,6 +22,7 @@ pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};
 pub use loras::{EmptyShelf, LoraShelf, hash_loras};
 pub use queries::{ModelStanding, Page, Readiness};
+pub use reuse::{ModelFiles, UnknownFiles};
 pub use stats::Stats;
 pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
@@ -46,6 +48,8 @@ pub struct ServiceOptions {
     pub max_queued: u64,
     /// Most open event streams and waiting requests together.
     pub max_watchers: usize,
+    /// Whether a request is answered with the pictures of an identical one.
+    pub reuse: bool,
 }
 
 /// What the service works with.
@@ -67,6 +71,8 @@ pub struct ServiceParts {
     pub models: Vec<ModelInfo>,
     /// What requests may name.
     pub loras: Arc<dyn LoraShelf>,
+    /// What the models are loaded from.
+    pub files: Arc<dyn ModelFiles>,
 }
 
 /// The one way in.

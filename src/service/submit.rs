@@ -44,7 +44,7 @@ impl GenerationService {
         }
         let fingerprint =
             Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = JobId::generate();
+        let (id, is_seed_given) = (JobId::generate(), draft.seed.is_some());
         let inputs = self.look_at(caller, id, pictures, &mut draft, &mut faults).await?;
         let limits = self.limits_for(&draft).await;
         let request = match self.check(draft, faults, &limits) {
@@ -56,9 +56,12 @@ impl GenerationService {
             Error::Invalid(faults)
         })?;
         let idempotency = idempotency_key.map(|key| Idempotency { key, fingerprint });
-        let new = NewJob { id, owner: caller.owner().cloned(), request, idempotency };
+        let owner = caller.owner().cloned();
+        let identity = self.identity_of(&request, owner.as_ref(), is_seed_given).await;
+        let answer = self.answer_for(id, identity.as_deref()).await;
         // Before the job is: whoever claims it finds them.
-        let has_inputs = !inputs.is_empty();
+        let has_files = !inputs.is_empty() || answer.is_some();
+        let new = NewJob { id, owner, request, idempotency, identity, answer };
         self.store_inputs(id, inputs).await?;
         let inserted = self.parts.jobs.insert(new).await;
         // A store that failed may have the job all the same.
@@ -66,16 +69,19 @@ impl GenerationService {
             inserted,
             Ok(Inserted::Existing(_)) | Err(jobs::Error::QueueFull { .. } | jobs::Error::IdempotencyMismatch)
         );
-        if has_inputs && is_refused {
+        if has_files && is_refused {
             self.drop_inputs(id).await;
         }
         match inserted {
             Ok(Inserted::New(job)) => {
                 self.parts.metrics.jobs_submitted.inc();
                 self.parts.events.publish(job.id, JobEventKind::Queued).await;
-                self.parts.hub.wake();
                 let owner = job.owner.as_ref().map(tracing::field::display);
                 tracing::info!(job.id = %job.id, job.owner = owner, model.id = %job.request.model(), "job accepted");
+                if job.status.is_terminal() {
+                    self.announce_answered(&job).await;
+                }
+                self.parts.hub.wake();
                 let view = self.view(job).await?;
                 if let Some(eta_ms) = view.eta_ms {
                     self.parts.hub.promise(view.job.id, eta_ms);
@@ -146,6 +152,10 @@ impl GenerationService {
                     tracing::warn!(job.id = %id, %error, "cannot remove what was drawn of a cancelled job");
                 }
                 self.parts.events.publish(id, JobEventKind::Cancelled).await;
+                if job.identity.is_some() {
+                    // The next of its kind may be drawn in its place.
+                    self.parts.hub.wake();
+                }
                 Ok(Some(self.view(job).await?))
             }
             Cancelled::Requested(job) => {

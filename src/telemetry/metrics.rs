@@ -14,6 +14,8 @@ pub struct Metrics {
     registry: Registry,
     /// Jobs accepted.
     pub jobs_submitted: IntCounter,
+    /// Jobs that were given an identical one's pictures, by `how`: `stored` ones, or those of one `in_flight` when they came.
+    pub reused: IntCounterVec,
     /// Jobs ended, by `status`.
     pub jobs_ended: IntCounterVec,
     /// Jobs waiting.
@@ -145,6 +147,11 @@ impl Metrics {
             .buckets(SECONDS.to_vec());
         Ok(Self {
             jobs_submitted: make.counter("darkroom_jobs_submitted_total", "Jobs accepted.")?,
+            reused: make.counters(
+                "darkroom_reused_jobs_total",
+                "Jobs that were given an identical one's pictures.",
+                &["how"],
+            )?,
             jobs_ended: make.counters("darkroom_jobs_total", "Jobs ended, by status.", &["status"])?,
             queue_depth: make.gauge("darkroom_queue_depth", "Jobs waiting.")?,
             jobs_running: make.gauge("darkroom_jobs_running", "Jobs with a worker.")?,

@@ -41,7 +41,7 @@ class Server:
             body |= {"init_image": encoded(cell["image"]), "strength": cell["strength"]}
         if cell["start"] == "mask":
             body["mask_image"] = encoded(cell["mask"])
-        job = json.loads(self.call("/v1/jobs", body, Prefer="wait=600"))
+        job = json.loads(self.call("/v1/jobs", body | {"reuse": False}, Prefer="wait=600"))
         if job["status"] != "succeeded":
             raise Refused(json.dumps(job.get("error") or job["status"]))
         pictures = [self.call(image["url"].removeprefix(self.url), Accept="image/png") for image in job["images"]]

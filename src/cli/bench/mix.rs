@@ -34,6 +34,8 @@ impl Mix {
         let mut body = self.bodies[(number % self.bodies.len() as u64) as usize].clone();
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(number) & i64::MAX as u64;
         body.entry("seed").or_insert_with(|| seed.into());
+        // A load that was sent before is to be drawn again.
+        body.entry("reuse").or_insert(false.into());
         Value::Object(body)
     }
 }
@@ -105,6 +107,7 @@ mod tests {
         let body = mix.body(4);
         assert_eq!(body["guidance_scale"], 1.0);
         assert!(body.get("num_images").is_none() && body.get("sampler").is_none(), "left to the server: {body}");
+        assert_eq!(body["reuse"], false);
         assert_ne!(body["seed"], mix.body(0)["seed"], "each job draws a picture of its own");
     }
 

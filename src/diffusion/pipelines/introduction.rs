@@ -67,6 +67,7 @@ impl Introduction<'_> {
             controlnets: Vec::new(),
             latents: self.latents,
             sha256: None,
+            files: None,
             samplers,
             sigma_schedules,
             defaults,

@@ -12,6 +12,7 @@ mod latents;
 mod prompt_cache;
 mod registry;
 mod scan;
+mod source_files;
 mod stable_diffusion;
 mod stable_diffusion_xl;
 

@@ -133,20 +133,25 @@ pub fn introduce(source: &ModelSource) -> Result<Introduced> {
 /// # Errors
 /// The first fault of its files, naming file and tensor or key; a family or device that is not supported.
 pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline>> {
+    let files = source.files();
     let checkpoint = source.checkpoint()?;
     let (index, family) = family(&checkpoint)?;
     let device = open(device)?;
     let (id, adapters) = (source.id.clone(), Adapters::of(source.loras.clone()));
     let controlnets = source.controlnets.clone();
+    // Files that were changed meanwhile may have been read in part.
+    let read = || files.filter(|files| source.files().as_ref() == Some(files));
     let pipeline: Arc<dyn Pipeline> = match &family {
         Family::StableDiffusion(class) => {
             let mut loaded = StableDiffusion::load(id, class, &checkpoint, (device, adapters))?;
             loaded.control_by(controlnets);
+            loaded.loaded_from(read());
             Arc::new(loaded)
         }
         Family::StableDiffusionXl => {
             let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, (device, adapters))?;
             loaded.control_by(controlnets);
+            loaded.loaded_from(read());
             Arc::new(loaded)
         }
     };

@@ -145,6 +145,11 @@ impl StableDiffusionXl {
         Ok((info.info(&components.card()?), schedule))
     }
 
+    /// Tells by which files it draws.
+    pub(super) fn loaded_from(&mut self, files: Option<String>) {
+        self.info.files = files;
+    }
+
     /// Lets requests name these ControlNets.
     pub(super) fn control_by(&mut self, controlnets: ControlNets) {
         self.info.controlnets = controlnets.for_model(self.unet.config(), &self.latents.space());

@@ -21,7 +21,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{ImageFormat, InputName, JobId};
+use crate::domain::{Artifact, ImageFormat, InputName, JobId};
 
 /// Pictures by `jobs/<id>/<index>.<ext>` and `jobs/<id>/inputs/<name>`, a parked job's state by `jobs/<id>/parked`. Clones share
 /// the store.
@@ -111,6 +111,22 @@ impl ArtifactStore {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Stores copies of a job's pictures as another's, so that neither's removal takes the other's. `false` where one of them is
+    /// gone, is not what `images` says of it, or is there already and differs: what was copied before it stays.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; the copy may be tried again.
+    pub async fn copy(&self, from: JobId, to: JobId, images: &[Artifact]) -> Result<bool> {
+        for Artifact { index, format, size_bytes, sha256, .. } in images {
+            let Some(bytes) = self.get(from, *index, *format).await? else { return Ok(false) };
+            let told = Stored { size_bytes: *size_bytes, sha256: sha256.clone() };
+            if Stored::of(&bytes) != told || self.put(to, *index, *format, bytes).await? != told {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stores the file of a picture that came with a job's request, before the job is.

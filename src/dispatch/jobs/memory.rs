@@ -27,10 +27,39 @@ struct State {
     running: BTreeSet<JobId>,
     /// By owner and idempotency key.
     keys: HashMap<(Option<OwnerId>, String), JobId>,
+    identities: HashMap<String, Identical>,
     /// Of jobs that wait or run.
     deadlines: BTreeSet<(Timestamp, JobId)>,
     pixel_steps: u64,
     waiting_rows: u64,
+}
+
+/// Jobs of one identity.
+#[derive(Default)]
+struct Identical {
+    waiting: BTreeSet<QueuePlace>,
+    running: BTreeSet<JobId>,
+    /// By when they ended.
+    succeeded: BTreeSet<(Option<Timestamp>, JobId)>,
+}
+
+impl Identical {
+    fn put(&mut self, Record { job, place, .. }: &Record) {
+        match job.status {
+            JobStatus::Queued => drop(self.waiting.insert(*place)),
+            JobStatus::Running => drop(self.running.insert(job.id)),
+            JobStatus::Succeeded => drop(self.succeeded.insert((job.ended_at, job.id))),
+            JobStatus::Failed | JobStatus::Cancelled => {}
+        }
+    }
+
+    /// Whether none is left.
+    fn take(&mut self, Record { job, place, .. }: &Record) -> bool {
+        self.waiting.remove(place);
+        self.running.remove(&job.id);
+        self.succeeded.remove(&(job.ended_at, job.id));
+        self.waiting.is_empty() && self.running.is_empty() && self.succeeded.is_empty()
+    }
 }
 
 impl MemoryStore {
@@ -64,6 +93,9 @@ impl State {
         if !record.job.status.is_terminal() {
             self.pixel_steps += pixel_steps(&record.job.request);
         }
+        if let Some(identity) = &record.job.identity {
+            self.identities.entry(identity.clone()).or_default().put(&record);
+        }
         if let Some(deadline) = record.job.deadline() {
             self.deadlines.insert((deadline, record.job.id));
         }
@@ -89,6 +121,12 @@ impl State {
         }
         if !record.job.status.is_terminal() {
             self.pixel_steps -= pixel_steps(&record.job.request);
+        }
+        if let Some(identity) = &record.job.identity
+            && let Some(known) = self.identities.get_mut(identity)
+            && known.take(&record)
+        {
+            self.identities.remove(identity);
         }
         if let Some(deadline) = record.job.deadline() {
             self.deadlines.remove(&(deadline, id));
@@ -129,12 +167,16 @@ impl State {
         let most = request.max_rows.max(1) as usize;
         let drawn = |key: &GroupKey| request.models.contains(&key.model);
         match &request.select {
-            Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| first(group, most)),
+            Select::Identical(identity) => self.identities.get(identity).map_or_else(Vec::new, |identical| {
+                let is_in_time = |place: &&QueuePlace| self.is_in_time(place);
+                identical.waiting.iter().filter(is_in_time).copied().collect()
+            }),
+            Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| self.first(group, most)),
             Select::Other { except, before } => {
                 let group = self.oldest_group(|key| drawn(key) && key.size() != *except);
-                let group = group
-                    .filter(|group| before.is_none_or(|before| group.first().is_some_and(|oldest| *oldest < before)));
-                group.map_or_else(Vec::new, |group| first(group, most))
+                let is_before = |oldest: &QueuePlace| before.is_none_or(|before| *oldest < before);
+                let group = group.filter(|group| self.firsts(group).next().is_some_and(is_before));
+                group.map_or_else(Vec::new, |group| self.first(group, most))
             }
             Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
             Select::Fill { size, steps, before } => {
@@ -145,7 +187,7 @@ impl State {
                 let of_size = self.groups.range(of(0)..=of(u32::MAX));
                 let first = |group: &BTreeSet<QueuePlace>| {
                     let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
-                    group.iter().take(most).take_while(is_before).copied().collect::<Vec<_>>()
+                    self.firsts(group).take(most).take_while(is_before).copied().collect::<Vec<_>>()
                 };
                 let mut by_age: Vec<QueuePlace> = of_size.flat_map(|(_, group)| first(group)).collect();
                 by_age.sort_unstable();
@@ -158,7 +200,27 @@ impl State {
 
     fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<QueuePlace>> {
         let groups = self.groups.iter().filter(|(key, _)| wanted(key)).map(|(_, group)| group);
-        groups.min_by_key(|group| group.first().copied())
+        let oldest = |group| Some((self.firsts(group).next().copied()?, group));
+        groups.filter_map(oldest).min_by_key(|(oldest, _)| *oldest).map(|(_, group)| group)
+    }
+
+    fn first(&self, group: &BTreeSet<QueuePlace>, most: usize) -> Vec<QueuePlace> {
+        self.firsts(group).take(most).copied().collect()
+    }
+
+    /// Without those that another of their identity is, or will be, drawn for.
+    fn firsts<'a>(&'a self, group: &'a BTreeSet<QueuePlace>) -> impl Iterator<Item = &'a QueuePlace> {
+        group.iter().filter(|place| {
+            let identity = self.records[&place.id].job.identity.as_ref();
+            let known = identity.and_then(|identity| self.identities.get(identity));
+            known.is_none_or(|known| known.running.is_empty() && known.waiting.first() == Some(*place))
+        })
+    }
+
+    /// Whether claims look at it: see [`State::hide_overdue`].
+    fn is_in_time(&self, place: &QueuePlace) -> bool {
+        let group = self.groups.get(&GroupKey::of(&self.records[&place.id].job.request));
+        group.is_some_and(|group| group.contains(place))
     }
 
     fn fitting(&self, request: &ClaimRequest) -> Vec<JobId> {
@@ -169,10 +231,6 @@ impl State {
         };
         self.selected(request).into_iter().map(|place| place.id).take_while(fits).collect()
     }
-}
-
-fn first(group: &BTreeSet<QueuePlace>, most: usize) -> Vec<QueuePlace> {
-    group.iter().take(most).copied().collect()
 }
 
 fn is_past(moment: Option<Timestamp>, now: Timestamp) -> bool {
@@ -195,10 +253,10 @@ impl JobStore for MemoryStore {
         if state.records.contains_key(&new.id) {
             return Err(Error::Storage(format!("job {} exists already", new.id)));
         }
-        if state.waiting.len() as u64 >= self.options.max_queued {
+        if new.answer.is_none() && state.waiting.len() as u64 >= self.options.max_queued {
             return Err(Error::QueueFull { limit: self.options.max_queued });
         }
-        let record = Record::new(new, self.clock.now());
+        let record = Record::new(new, &self.options, self.clock.now())?;
         let job = record.job.clone();
         state.put(record);
         Ok(Inserted::New(job))
@@ -239,6 +297,13 @@ impl JobStore for MemoryStore {
             sum.row_steps += u64::from(request.rows()) * u64::from(request.steps_taken());
         }
         Ok(work.into_values().collect())
+    }
+
+    async fn identical(&self, identity: &str) -> Result<Option<Job>> {
+        let (state, now) = (self.state(), self.clock.now());
+        let known = state.identities.get(identity).into_iter().flat_map(|known| known.succeeded.iter().rev());
+        let jobs = known.map(|(_, id)| &state.records[id].job);
+        Ok(jobs.into_iter().find(|job| !is_past(job.expires_at, now)).cloned())
     }
 
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {

@@ -2,11 +2,14 @@
 //!
 //! Knows no worker, engine or event bus; transitions follow [`crate::domain::JobStatus::after`].
 
+mod identity;
 mod memory;
 mod record;
 mod sqlite;
+mod sqlite_identical;
 mod sqlite_rows;
 
+pub use identity::identity;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -28,6 +31,21 @@ pub struct NewJob {
     pub request: GenerationRequest,
     /// Makes a retry safe.
     pub idempotency: Option<Idempotency>,
+    /// [`identity()`] of the request, where another's pictures will do.
+    pub identity: Option<String>,
+    /// Its pictures, where they are stored already: it never waits, and never counts against the queue's limit.
+    pub answer: Option<Answer>,
+}
+
+/// Pictures of another job, copied for this one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Whose they are.
+    pub from: JobId,
+    /// By index.
+    pub images: Vec<Artifact>,
+    /// For the client.
+    pub warnings: Vec<String>,
 }
 
 /// A client's `Idempotency-Key`, and what it stood for. The same key of another owner is another key.
@@ -81,6 +99,8 @@ pub struct ClaimRequest {
 }
 
 /// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::place`].
+///
+/// Of several jobs of one [`Job::identity`] only the oldest can be taken to be drawn, and none while one of them runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
     /// For an idle device: the oldest job, then others of its [`crate::domain::GroupKey`].
@@ -103,6 +123,8 @@ pub enum Select {
         /// The place of the oldest job that the device could go on with; `None`: there is none.
         before: Option<QueuePlace>,
     },
+    /// All jobs of this [`Job::identity`], to be given pictures that are there.
+    Identical(String),
 }
 
 /// A job that now belongs to a worker.
@@ -136,11 +158,24 @@ pub enum Outcome {
         timings: JobTimings,
         /// For the client.
         warnings: Vec<String>,
+        /// Where they come from.
+        origin: Origin,
     },
     /// It cannot be drawn.
     Failed(JobError),
     /// It was left as asked.
     Cancelled,
+}
+
+/// Where a job's pictures come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// They were drawn, by what the job's identity names.
+    Drawn,
+    /// They were drawn by other files: no other request is answered with them.
+    DrawnOtherwise,
+    /// Copied from another job's, which has the same identity.
+    Copied(JobId),
 }
 
 /// What a cancel did.
@@ -246,6 +281,8 @@ pub trait JobStore: Send + Sync {
     async fn position(&self, id: JobId) -> Result<Option<u64>>;
     /// The work that waits and stands before this place, or all that waits; by size, in any order.
     async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>>;
+    /// The latest job of this [`Job::identity`] that succeeded and is kept; whoever copies its pictures sees whether they are.
+    async fn identical(&self, identity: &str) -> Result<Option<Job>>;
     /// What waits, by the models it needs; in any order.
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>>;
     /// Takes what the request selects; empty when nothing does.

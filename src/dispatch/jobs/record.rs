@@ -5,7 +5,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use super::{
-    ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Outcome, Overdue, Rescued, Result, StoreOptions,
+    ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Origin, Outcome, Overdue, Rescued, Result,
+    StoreOptions,
 };
 use crate::domain::{
     ALIKE_WITHIN_MS, ErrorCode, GenerationRequest, Job, JobError, JobId, JobStatus, JobTimings, QueuePlace, Timestamp,
@@ -30,7 +31,7 @@ pub(super) struct HeldLease {
 }
 
 impl Record {
-    pub(super) fn new(new: NewJob, now: Timestamp) -> Self {
+    pub(super) fn new(new: NewJob, options: &StoreOptions, now: Timestamp) -> Result<Self> {
         let job = Job {
             id: new.id,
             owner: new.owner,
@@ -46,8 +47,18 @@ impl Record {
             timings: None,
             warnings: Vec::new(),
             error: None,
+            identity: new.identity,
+            reused_from: None,
         };
-        Self { place: job.place(), job, lease: None, idempotency: new.idempotency }
+        let mut record = Self { place: job.place(), job, lease: None, idempotency: new.idempotency };
+        if let Some(answer) = new.answer {
+            record.step(Transition::Answer)?;
+            record.job.images = answer.images;
+            record.job.warnings = answer.warnings;
+            record.job.reused_from = Some(answer.from);
+            record.end(JobTimings::default(), options, now);
+        }
+        Ok(record)
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Lease> {
@@ -86,8 +97,13 @@ impl Record {
     ) -> Result<()> {
         self.check(lease)?;
         let timings = match outcome {
-            Outcome::Succeeded { images, timings, warnings } => {
+            Outcome::Succeeded { images, timings, warnings, origin } => {
                 self.step(Transition::Succeed)?;
+                match origin {
+                    Origin::Drawn => {}
+                    Origin::DrawnOtherwise => self.job.identity = None,
+                    Origin::Copied(from) => self.job.reused_from = Some(from),
+                }
                 self.job.images = images;
                 self.job.warnings = warnings;
                 timings

@@ -16,6 +16,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
 use super::record::{Record, Room, fill_order};
+use super::sqlite_identical::{self, first_of_its_identity};
 use super::sqlite_rows::{id_bytes, insert, job_id, key_column, record, update, waiting_work};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
@@ -126,6 +127,7 @@ async fn oldest_group(
         let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
         query.push(" AND model = ").push_bind(model.as_str());
         in_time(&mut query, now);
+        first_of_its_identity(&mut query);
         stands_before(&mut query, before);
         for size in except.iter().filter(|size| size.model == *model) {
             query.push(" AND NOT (width = ").push_bind(size.width);
@@ -158,6 +160,7 @@ fn stands_before(query: &mut QueryBuilder<Sqlite>, before: Option<QueuePlace>) {
 async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest, now: Timestamp) -> Result<bool> {
     match &request.select {
         Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request, now).await?.is_some()),
+        Select::Identical(identity) => Ok(!sqlite_identical::waiting(connection, identity, now).await?.is_empty()),
         Select::Fill { size, before, .. } => Ok(!waiting(connection, size, (None, *before), 1, now).await?.is_empty()),
     }
 }
@@ -171,6 +174,7 @@ async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest, now:
             Some(group) => waiting(connection, &group.size(), (Some(group.steps), None), most, now).await?,
             None => Vec::new(),
         },
+        Select::Identical(identity) => return sqlite_identical::waiting(connection, identity, now).await,
         Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
         Select::Fill { size, steps, before } => {
             let by_age = waiting(connection, size, (None, *before), most, now).await?;
@@ -210,6 +214,7 @@ async fn waiting(
         query.push(" AND steps = ").push_bind(steps);
     }
     in_time(&mut query, now);
+    first_of_its_identity(&mut query);
     stands_before(&mut query, before);
     query.push(" ORDER BY rank_ms, id LIMIT ").push_bind(most);
     let jobs = query.build().fetch_all(connection).await?;
@@ -240,10 +245,10 @@ impl JobStore for SqliteStore {
                 false => Err(Error::IdempotencyMismatch),
             };
         }
-        if count_queued(&mut transaction).await? >= self.options.max_queued {
+        if new.answer.is_none() && count_queued(&mut transaction).await? >= self.options.max_queued {
             return Err(Error::QueueFull { limit: self.options.max_queued });
         }
-        let record = Record::new(new, self.clock.now());
+        let record = Record::new(new, &self.options, self.clock.now())?;
         insert(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(Inserted::New(record.job))
@@ -290,6 +295,11 @@ impl JobStore for SqliteStore {
         query.push(" GROUP BY model, width, height");
         let rows = query.build().fetch_all(&self.reader).await?;
         rows.iter().map(waiting_work).collect()
+    }
+
+    async fn identical(&self, identity: &str) -> Result<Option<Job>> {
+        let mut connection = self.reader.acquire().await?;
+        sqlite_identical::latest(&mut connection, identity, self.clock.now()).await
     }
 
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {

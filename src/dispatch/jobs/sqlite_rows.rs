@@ -7,6 +7,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::record::{HeldLease, Record, pixel_steps};
+use super::sqlite_identical::reused_from;
 use super::{Error, Idempotency, Result, WaitingWork};
 use crate::domain::{Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp, WorkerId};
 
@@ -33,6 +34,8 @@ pub(super) fn record(row: &SqliteRow) -> Result<Record> {
         timings: row.try_get::<Option<&str>, _>("timings")?.map(json).transpose()?,
         warnings: json(row.try_get("warnings")?)?,
         error: row.try_get::<Option<&str>, _>("error")?.map(json).transpose()?,
+        identity: row.try_get("identity")?,
+        reused_from: reused_from(row)?,
     };
     let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job.id };
     Ok(Record { job, place, lease: lease(row)?, idempotency: idempotency(row)? })
@@ -51,8 +54,8 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     let (job, request) = (&record.job, &record.job.request);
     sqlx::query(
         "INSERT INTO jobs (id, status, request, model, width, height, steps, row_count, pixel_steps, rank_ms, \
-         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint, owner) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint, owner, identity) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id_bytes(job.id))
     .bind(job.status.name())
@@ -69,9 +72,11 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(record.idempotency.as_ref().map(|idempotency| key_column(job.owner.as_ref(), &idempotency.key)))
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))
     .bind(job.owner.as_ref().map(OwnerId::as_str))
-    .execute(connection)
+    .bind(job.identity.as_deref())
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    // What can change is there from the start where its pictures are.
+    if job.status.is_terminal() { update(connection, record).await } else { Ok(()) }
 }
 
 /// Writes back what can change in a record.
@@ -80,7 +85,7 @@ pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -
     sqlx::query(
         "UPDATE jobs SET status = ?, started_at_ms = ?, ended_at_ms = ?, expires_at_ms = ?, attempts = ?, \
          cancel_requested = ?, lease_worker = ?, lease_token = ?, lease_expires_at_ms = ?, images = ?, timings = ?, \
-         warnings = ?, error = ?, deadline_ms = ? WHERE id = ?",
+         warnings = ?, error = ?, deadline_ms = ?, identity = ?, reused_from = ? WHERE id = ?",
     )
     .bind(job.status.name())
     .bind(job.started_at.map(Timestamp::unix_ms))
@@ -96,6 +101,8 @@ pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -
     .bind(to_json(&job.warnings)?)
     .bind(job.error.as_ref().map(to_json).transpose()?)
     .bind(job.deadline().map(Timestamp::unix_ms))
+    .bind(job.identity.as_deref())
+    .bind(job.reused_from.map(id_bytes))
     .bind(id_bytes(job.id))
     .execute(connection)
     .await?;

@@ -9,8 +9,8 @@ use super::models::Held;
 use super::parked;
 use super::pool::PoolParts;
 use crate::diffusion::engine::{EngineTimings, ParkedJob};
-use crate::dispatch::jobs::{self, ClaimedJob, Lease, Outcome};
-use crate::domain::{Artifact, DrawnBy, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings};
+use crate::dispatch::jobs::{self, ClaimedJob, Lease, Origin, Outcome};
+use crate::domain::{Artifact, DrawnBy, ErrorCode, Job, JobError, JobEventKind, JobId, JobStatus, JobTimings, ModelId};
 use crate::images::{self, PictureInfo, RgbImage};
 
 /// A job aboard.
@@ -23,6 +23,8 @@ pub(super) struct JobRun {
     drawn_by: DrawnBy,
     /// What it is drawn with, kept loaded.
     models: Vec<Held>,
+    /// Whether that is what its identity names, should it have one.
+    is_as_named: bool,
     pictures: Vec<JoinHandle<Result<Artifact, String>>>,
     /// Stored before it was parked, where it goes on from there.
     stored: Vec<Artifact>,
@@ -32,6 +34,12 @@ pub(super) struct JobRun {
 
 impl JobRun {
     pub(super) fn new(claimed: ClaimedJob, models: Vec<Held>) -> Self {
+        let files = |id: &ModelId| {
+            let model = models.iter().find(|model| model.id() == id)?;
+            model.pipeline().info().files.clone()
+        };
+        let is_as_named =
+            jobs::identity(&claimed.job.request, claimed.job.owner.as_ref(), files) == claimed.job.identity;
         Self {
             claimed,
             is_preparing: true,
@@ -39,6 +47,7 @@ impl JobRun {
             warnings: Vec::new(),
             drawn_by: DrawnBy::default(),
             models,
+            is_as_named,
             pictures: Vec::new(),
             stored: Vec::new(),
             was_parked: false,
@@ -100,8 +109,9 @@ impl JobRun {
         failure.map_or(Ok(stored), Err)
     }
 
-    /// Waits for its pictures, then ends the job: stored first, then the row, then the event.
-    pub(super) async fn succeed(mut self, parts: PoolParts, engine: EngineTimings) {
+    /// Waits for its pictures, then ends the job: stored first, then the row, then the event. The job as it ended, where that
+    /// could be recorded.
+    pub(super) async fn succeed(mut self, parts: PoolParts, engine: EngineTimings) -> Option<Job> {
         let began = Instant::now();
         let stored = self.pictures().await;
         parts.metrics.decode_seconds.observe(engine.decode_ms as f64 / 1e3);
@@ -112,18 +122,20 @@ impl JobRun {
             store_ms: began.elapsed().as_millis() as u64,
             ..JobTimings::default()
         };
+        let origin = if self.is_as_named { Origin::Drawn } else { Origin::DrawnOtherwise };
         let outcome = match stored {
-            Ok(images) => Outcome::Succeeded { images, timings, warnings: self.warnings },
+            Ok(images) => Outcome::Succeeded { images, timings, warnings: self.warnings, origin },
             Err(reason) => {
                 tracing::error!(job.id = %self.claimed.job.id, %reason, "a picture could not be stored");
                 let message = "a finished picture could not be stored".to_owned();
                 Outcome::Failed(JobError { code: ErrorCode::Internal, message })
             }
         };
-        end(&parts, &self.claimed.lease, outcome).await;
+        let ended = end(&parts, &self.claimed.lease, outcome).await;
         if self.was_parked {
             parked::remove(&parts, self.claimed.job.id).await;
         }
+        ended
     }
 
     /// Waits for its pictures, stores where the others stand, and hands the job back: whoever takes it goes on there.
@@ -185,14 +197,17 @@ async fn store_picture(
 }
 
 /// Records how an attempt ended and tells whoever watches. A store that fails is tried again for as long as the lease
-/// may last; after that, the rescue finds the job.
-pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) {
+/// may last; after that, the rescue finds the job. The job as it ended, where that was recorded.
+pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) -> Option<Job> {
     for pause_ms in [50, 250, 1000, 4000] {
         match parts.jobs.finish(lease, outcome.clone()).await {
-            Ok(job) => return announce(parts, job).await,
+            Ok(job) => {
+                announce(parts, job.clone()).await;
+                return Some(job);
+            }
             Err(jobs::Error::LeaseLost(id)) => {
                 tracing::warn!(job.id = %id, "the lease was lost before the job ended; nothing is recorded");
-                return;
+                return None;
             }
             Err(error) => {
                 parts.metrics.store_errors.inc();
@@ -202,6 +217,7 @@ pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) {
         }
     }
     tracing::error!(job.id = %lease.job_id, "gave up recording a job's end; it will be rescued");
+    None
 }
 
 async fn announce(parts: &PoolParts, job: Job) {
@@ -215,6 +231,10 @@ async fn announce(parts: &PoolParts, job: Job) {
         }
     }
     parts.hub.left(job.id);
+    if job.status != JobStatus::Succeeded && job.identity.is_some() {
+        // The next that waited for its pictures may be drawn now.
+        parts.hub.wake();
+    }
     let kind = match (job.status, job.error) {
         (JobStatus::Succeeded, _) => JobEventKind::Succeeded,
         (JobStatus::Failed, Some(error)) => JobEventKind::Failed(error),

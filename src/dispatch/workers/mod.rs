@@ -10,6 +10,7 @@ mod job_run;
 mod models;
 mod parked;
 mod pool;
+mod reusing;
 mod upkeep;
 mod worker;
 

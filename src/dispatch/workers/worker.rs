@@ -3,6 +3,7 @@
 mod leaving;
 mod preparing;
 mod sharing;
+mod succeeding;
 mod wanting;
 mod watchdog;
 
@@ -326,7 +327,7 @@ impl Worker {
             }
             EngineEvent::Finished { job, timings } => {
                 let parts = self.parts.clone();
-                self.end_beside(job, |run| run.succeed(parts, timings));
+                self.succeed_beside(job, |run| run.succeed(parts, timings));
             }
             EngineEvent::Failed { job, code, message } => {
                 self.end(job, Outcome::Failed(JobError { code, message })).await

@@ -55,6 +55,7 @@ const FIELDS: &[&str] = &[
     "priority",
     "start_within",
     "expires_in",
+    "reuse",
     "metadata",
 ];
 
@@ -199,6 +200,7 @@ impl Reader {
             "priority" => self.draft.priority = self.text(name, value),
             "start_within" => self.draft.start_within = self.integer(name, value),
             "expires_in" => self.draft.expires_in = self.integer(name, value),
+            "reuse" => self.draft.reuse = self.truth(name, value),
             "metadata" => match value {
                 Value::Object(map) => self.draft.metadata = Some(map),
                 other => self.wrong(name, other, "an object"),

@@ -102,6 +102,10 @@ pub(in crate::http) struct CreateJobBody {
     /// Seconds from now within which it must have ended: a job that still waits or runs then fails with the code `expired`; one
     /// that runs leaves its batch at the next step. Not below `start_within`.
     expires_in: Option<u32>,
+    /// Whether an identical request's pictures will do, where there are some or they are being drawn: one that agrees in all that
+    /// decides the pictures, and has a `seed` that was chosen. `priority`, `start_within`, `expires_in` and `metadata` may
+    /// differ. The job is its own, and so are its pictures, which are the same to the byte. True when absent.
+    reuse: Option<bool>,
     /// Your own words, handed back as they came.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
@@ -267,6 +271,8 @@ pub(in crate::http) struct JobBody {
     request: Value,
     /// Stored pictures.
     images: Vec<ImageBody>,
+    /// The job whose pictures these are copies of, that of an identical request; null where they were drawn for this one.
+    reused_from: Option<String>,
     /// Where the time went, in milliseconds; set when it ended.
     timings: Option<Value>,
     /// How often a worker took it.
@@ -365,6 +371,7 @@ impl From<JobView> for JobBody {
             },
             request,
             images: job.images.iter().map(|artifact| image_body(&id, artifact)).collect(),
+            reused_from: job.reused_from.map(|from| from.to_string()),
             timings: job.timings.map(|timings| json!(timings)),
             attempts: job.attempts,
             cancel_requested: job.cancel_requested && !job.status.is_terminal(),

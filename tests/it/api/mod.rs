@@ -24,5 +24,7 @@ mod loras;
 mod parameters;
 // Two models that draw one picture.
 mod refiner;
+// Identical requests.
+mod reuse;
 // Server-sent events.
 mod streams;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use darkroom::dispatch::artifacts::{ArtifactStore, Error, Stored};
-use darkroom::domain::{ImageFormat, JobId};
+use darkroom::domain::{Artifact, ImageFormat, JobId};
 
 use ImageFormat::{Jpeg, Png, Webp};
 
@@ -40,6 +40,42 @@ async fn the_first_put_wins_and_the_second_is_told_so() {
         assert_eq!(store.put(job, 0, Png, Bytes::from_static(b"abc")).await.unwrap(), first);
         assert_eq!(store.put(job, 0, Png, Bytes::from_static(b"other")).await.unwrap(), first);
         assert_eq!(store.get(job, 0, Png).await.unwrap().as_deref(), Some(&b"abc"[..]));
+    }
+}
+
+/// A picture of a job, as its row would tell it.
+fn told(index: u32, bytes: &'static [u8], sha256: &str) -> Artifact {
+    let (seed, size_bytes, sha256) = (7, bytes.len() as u64, sha256.to_owned());
+    Artifact { index, seed, width: 8, height: 8, format: Png, size_bytes, sha256 }
+}
+
+#[tokio::test]
+async fn copies_are_there_when_what_they_were_copied_from_is_gone() {
+    let (_folder, stores) = both();
+    for store in stores {
+        let (from, to) = (JobId::generate(), JobId::generate());
+        store.put(from, 0, Png, Bytes::from_static(b"abc")).await.unwrap();
+        let images = [told(0, b"abc", SHA256_OF_ABC)];
+        assert!(store.copy(from, to, &images).await.unwrap());
+        assert!(store.copy(from, to, &images).await.unwrap(), "a copy may be tried again");
+        store.remove(from).await.unwrap();
+        assert_eq!(store.get(to, 0, Png).await.unwrap().as_deref(), Some(&b"abc"[..]));
+        assert!(!store.copy(from, JobId::generate(), &images).await.unwrap(), "they are gone");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_what_it_should_be_is_not_copied() {
+    let (_folder, stores) = both();
+    for store in stores {
+        let (from, to, other) = (JobId::generate(), JobId::generate(), JobId::generate());
+        store.put(from, 0, Png, Bytes::from_static(b"abd")).await.unwrap();
+        assert!(!store.copy(from, to, &[told(0, b"abc", SHA256_OF_ABC)]).await.unwrap(), "it was damaged");
+        assert_eq!(store.get(to, 0, Png).await.unwrap(), None);
+        store.put(other, 0, Png, Bytes::from_static(b"abc")).await.unwrap();
+        store.put(to, 0, Png, Bytes::from_static(b"else")).await.unwrap();
+        assert!(!store.copy(other, to, &[told(0, b"abc", SHA256_OF_ABC)]).await.unwrap(), "another lies there");
+        assert_eq!(store.get(to, 0, Png).await.unwrap().as_deref(), Some(&b"else"[..]));
     }
 }
 

@@ -75,6 +75,8 @@ async fn a_retry_with_its_key_finds_its_job(bed: Bed) {
         owner: None,
         request: plain(),
         idempotency: Some(Idempotency { key: "key-1".to_owned(), fingerprint: fingerprint.to_owned() }),
+        identity: None,
+        answer: None,
     };
     let Inserted::New(job) = bed.store.insert(keyed("a")).await.unwrap() else { panic!("is new") };
     assert_eq!(bed.store.insert(keyed("a")).await.unwrap(), Inserted::Existing(job.clone()));
@@ -92,6 +94,8 @@ async fn a_job_is_its_owners(bed: Bed) {
     let of = |owner: Option<&str>| NewJob {
         id: JobId::generate(),
         owner: owner.map(OwnerId::new),
+        identity: None,
+        answer: None,
         request: plain(),
         idempotency: idempotency(),
     };
@@ -118,7 +122,8 @@ async fn retries_at_once_make_one_job(bed: Bed) {
     let tries = (0..16).map(|_| {
         let store = bed.store.clone();
         let idempotency = Some(Idempotency { key: "key".to_owned(), fingerprint: "same".to_owned() });
-        let new = NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency };
+        let new =
+            NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency, identity: None, answer: None };
         tokio::spawn(async move { store.insert(new).await.unwrap() })
     });
     let results = futures::future::join_all(tries).await;
@@ -128,7 +133,7 @@ async fn retries_at_once_make_one_job(bed: Bed) {
 
 async fn an_id_is_taken_once(bed: Bed) {
     let job = bed.insert(plain()).await;
-    let again = NewJob { id: job.id, owner: None, request: plain(), idempotency: None };
+    let again = NewJob { id: job.id, owner: None, request: plain(), idempotency: None, identity: None, answer: None };
     assert!(matches!(bed.store.insert(again).await, Err(Error::Storage(_))));
     assert_eq!(bed.store.get(job.id).await.unwrap(), Some(job));
 }
@@ -137,7 +142,14 @@ async fn a_full_queue_refuses_until_a_job_is_taken(bed: Bed) {
     for _ in 0..OPTIONS.max_queued {
         bed.insert(plain()).await;
     }
-    let new = || NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency: None };
+    let new = || NewJob {
+        id: JobId::generate(),
+        owner: None,
+        request: plain(),
+        idempotency: None,
+        identity: None,
+        answer: None,
+    };
     assert!(matches!(bed.store.insert(new()).await, Err(Error::QueueFull { limit: 1_000 })));
     bed.one().await;
     assert!(matches!(bed.store.insert(new()).await, Ok(Inserted::New(_))));

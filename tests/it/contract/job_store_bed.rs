@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
-    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
+    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Origin, Outcome, Select, SqliteStore,
+    StoreOptions,
 };
 use darkroom::domain::{
     Artifact, GenerationRequest, ImageFormat, Job, JobId, JobTimings, ManualClock, ModelId, RequestDraft, Timestamp,
@@ -50,7 +51,11 @@ pub(super) fn clock() -> Arc<ManualClock> {
 }
 
 pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {
-    match store.insert(NewJob { id: JobId::generate(), owner: None, request, idempotency: None }).await.unwrap() {
+    match store
+        .insert(NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None })
+        .await
+        .unwrap()
+    {
         Inserted::New(job) => job,
         Inserted::Existing(job) => panic!("{} is not new", job.id),
     }
@@ -78,7 +83,12 @@ pub(super) fn succeeded() -> Outcome {
         sha256: "00".repeat(32),
     };
     let timings = JobTimings { denoise_ms: 5, decode_ms: 2, ..JobTimings::default() };
-    Outcome::Succeeded { images: vec![image], timings, warnings: vec!["the prompt was cut".to_owned()] }
+    Outcome::Succeeded {
+        images: vec![image],
+        timings,
+        warnings: vec!["the prompt was cut".to_owned()],
+        origin: Origin::Drawn,
+    }
 }
 
 pub(super) fn plain() -> GenerationRequest {

@@ -25,6 +25,7 @@ mod job_store_bed;
 mod job_store_claims;
 mod job_store_deadlines;
 mod job_store_files;
+mod job_store_identical;
 mod job_store_work;
 mod preparing;
 mod sharing;
@@ -53,6 +54,7 @@ fn model(id: &str) -> ModelInfo {
         controlnets: Vec::new(),
         latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
         sha256: None,
+        files: None,
         samplers: SamplerKind::ALL.to_vec(),
         sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {

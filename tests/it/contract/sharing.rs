@@ -23,7 +23,7 @@ fn request(seed: u64, steps: i64, priority: Priority) -> GenerationRequest {
 }
 
 async fn accept(jobs: &dyn JobStore, id: JobId, request: GenerationRequest) {
-    jobs.insert(NewJob { id, owner: None, request, idempotency: None }).await.unwrap();
+    jobs.insert(NewJob { id, owner: None, request, idempotency: None, identity: None, answer: None }).await.unwrap();
 }
 
 /// Until the job's first event of this kind.

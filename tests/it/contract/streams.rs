@@ -7,7 +7,7 @@ use darkroom::dispatch::artifacts::ArtifactStore;
 use darkroom::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use darkroom::dispatch::hub::WorkerHub;
 use darkroom::domain::{JobEventKind, Limits};
-use darkroom::service::{Caller, EmptyShelf, GenerationService, JobStream, ServiceOptions, ServiceParts};
+use darkroom::service::{Caller, EmptyShelf, GenerationService, JobStream, ServiceOptions, ServiceParts, UnknownFiles};
 use darkroom::telemetry::Metrics;
 
 use super::job_store_bed::{Bed, OPTIONS, claim};
@@ -34,8 +34,9 @@ impl Watched {
             clock: bed.clock.clone(),
             models: vec![super::model("tiny")],
             loras: Arc::new(EmptyShelf),
+            files: Arc::new(UnknownFiles),
         };
-        let options = ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10 };
+        let options = ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10, reuse: false };
         Self { bed, events, service: Arc::new(GenerationService::new(parts, options)), _folder: folder }
     }
 }

@@ -48,7 +48,7 @@ fn single(folder: &Path, style: &str) -> PathBuf {
 
 /// All that a model tells of itself but the hash of its files.
 fn told(model: &Arc<dyn Pipeline>) -> ModelInfo {
-    ModelInfo { sha256: None, ..model.info().clone() }
+    ModelInfo { sha256: None, files: None, ..model.info().clone() }
 }
 
 /// Networks of unusual proportions need their configurations beside the file.

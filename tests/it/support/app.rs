@@ -92,6 +92,8 @@ impl TestApp {
         // What memory bounds has tests of its own; elsewhere batches are as the policy makes them.
         settings.workers.memory_mb = Some(0);
         settings.workers.warm_up = false;
+        // A test that asks for the same twice means to have it drawn twice.
+        settings.queue.reuse = false;
         Builder { settings, seams: Seams::default(), storage: Storage::Memory }
     }
 

@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 use super::Worker;
 use super::watchdog::Failure;
 use crate::diffusion::engine::{self, EngineJob, EngineOptions, ParkedJob, Prepared};
-use crate::dispatch::jobs::Outcome;
+use crate::dispatch::jobs::{Answer, Outcome};
 use crate::dispatch::workers::inputs::{self, Given, NotGiven};
 use crate::dispatch::workers::models::Held;
 use crate::dispatch::workers::parked;
 use crate::dispatch::workers::pool::PoolParts;
+use crate::dispatch::workers::reusing;
 use crate::domain::{Artifact, BatchingPolicy, ErrorCode, GenerationRequest, GroupKey, Job, JobError, JobId, SizeKey};
 
 /// What comes aboard together, job by job.
@@ -42,6 +43,8 @@ struct Attempt {
 }
 
 enum NotReady {
+    /// Its pictures are there: those of an identical request.
+    Answered(Answer),
     /// It cannot be drawn.
     Refused(JobError),
     /// The store did not answer; it may another time.
@@ -66,7 +69,7 @@ fn parties(claimed: Vec<Claimed>, policy: BatchingPolicy) -> Vec<Vec<Claimed>> {
 }
 
 async fn ready(parts: PoolParts, options: EngineOptions, party: Vec<Claimed>) -> Vec<Ready> {
-    let given = join_all(party.iter().map(|claimed| inputs::given(&parts, &claimed.job))).await;
+    let given = join_all(party.iter().map(|claimed| given(&parts, &claimed.job))).await;
     let parked = join_all(party.iter().map(|claimed| parked::fetch(&parts, &claimed.job))).await;
     let attempt = |(claimed, parked): (&Claimed, &Option<Box<ParkedJob>>)| Attempt {
         id: claimed.job.id,
@@ -85,17 +88,25 @@ async fn ready(parts: PoolParts, options: EngineOptions, party: Vec<Claimed>) ->
     attempts.into_iter().zip(results).map(|(attempt, result)| Ready { attempt, result }).collect()
 }
 
+/// What a job is drawn on, where it is to be drawn at all.
+async fn given(parts: &PoolParts, job: &Job) -> Result<Given, NotReady> {
+    if let Some(answer) = reusing::stored(parts, job).await {
+        return Err(NotReady::Answered(answer));
+    }
+    inputs::given(parts, job).await.map_err(|error| match error {
+        NotGiven::Missing(message) => NotReady::Refused(JobError { code: ErrorCode::Internal, message }),
+        NotGiven::NotNow(reason) => NotReady::NotNow(reason),
+    })
+}
+
 /// Runs on a thread that may block.
 fn made(
     claimed: &Claimed,
-    given: Result<Given, NotGiven>,
+    given: Result<Given, NotReady>,
     parked: Option<Box<ParkedJob>>,
     options: &EngineOptions,
 ) -> Result<Prepared, NotReady> {
-    let Given { canvas, controls } = given.map_err(|error| match error {
-        NotGiven::Missing(message) => NotReady::Refused(JobError { code: ErrorCode::Internal, message }),
-        NotGiven::NotNow(reason) => NotReady::NotNow(reason),
-    })?;
+    let Given { canvas, controls } = given?;
     let Claimed { job, models, .. } = claimed;
     let job = EngineJob {
         id: job.id,
@@ -127,13 +138,21 @@ impl Worker {
             // It may have been cancelled, or lost to another worker, meanwhile.
             let is_here = |run: &super::JobRun| run.claimed.lease.token == token;
             let Some(run) = self.aboard.get_mut(&id).filter(|run| is_here(run)) else { continue };
-            if let Err(NotReady::NotNow(reason)) = &result {
-                tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
-                if let Some(run) = self.aboard.remove(&id) {
-                    run.hand_back(&self.parts).await;
+            let result = match result {
+                Err(NotReady::NotNow(reason)) => {
+                    tracing::warn!(job.id = %id, worker = %self.id, %reason, "cannot fetch what came with a job; it waits");
+                    if let Some(run) = self.aboard.remove(&id) {
+                        run.hand_back(&self.parts).await;
+                    }
+                    continue;
                 }
-                continue;
-            }
+                Err(NotReady::Answered(answer)) => {
+                    self.answer(id, answer);
+                    continue;
+                }
+                Err(NotReady::Refused(error)) => Err(error),
+                Ok(ready) => Ok(ready),
+            };
             let took = run.preparing_for().unwrap_or_default();
             run.is_ready(parked);
             match result {
@@ -144,12 +163,11 @@ impl Worker {
                     self.parts.metrics.prepare_seconds.observe(took.as_secs_f64());
                     prepared.push(ready);
                 }
-                Err(NotReady::Refused(error)) if error.code == ErrorCode::DeviceFailed => {
+                Err(error) if error.code == ErrorCode::DeviceFailed => {
                     // Those that are ready go the way of all that is aboard.
                     return self.engine_failed(Failure::Device(error.message)).await;
                 }
-                Err(NotReady::Refused(error)) => self.end(id, Outcome::Failed(error)).await,
-                Err(NotReady::NotNow(_)) => {}
+                Err(error) => self.end(id, Outcome::Failed(error)).await,
             }
         }
         if prepared.is_empty() {
