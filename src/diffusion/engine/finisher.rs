@@ -14,7 +14,7 @@ use super::events::{EngineEvent, EventSink};
 use super::fault::FaultPoint;
 use super::ledger::Ledger;
 use super::refusal::{Refusal, caught};
-use super::sample::{SampleState, Told};
+use super::sample::{NextPass, SampleState, Told};
 use crate::domain::JobId;
 use crate::images::RgbImage;
 
@@ -27,6 +27,8 @@ const PREVIEWS_UP_TO: usize = 16;
 enum Piece {
     /// Of a sample that has taken all its steps.
     Picture(Box<SampleState>),
+    /// A sample between two passes, as the next begins it.
+    Enlarged(Box<SampleState>, NextPass),
     Preview(Look),
 }
 
@@ -92,6 +94,12 @@ impl Finisher {
         self.send(Piece::Picture(Box::new(sample)));
     }
 
+    /// Has a sample taken over by its next pass, and brought back to the loop; waits like a picture.
+    pub(super) fn enlarge(&self, sample: SampleState, next: NextPass) {
+        self.desk().ledger.hand_over_between(sample.job);
+        self.send(Piece::Enlarged(Box::new(sample), next));
+    }
+
     /// Has a preview made, unless too much waits.
     pub(super) fn preview(&self, look: Look) {
         if let Self::Beside(Beside { waiting, .. }) = self
@@ -142,11 +150,24 @@ impl Drop for Beside {
 
 impl Desk {
     fn make(&self, piece: Piece) {
-        let (job, made) = match piece {
-            Piece::Picture(sample) => (sample.job, self.picture(*sample)),
-            Piece::Preview(look) => (look.job, self.preview(look)),
+        let end = match piece {
+            Piece::Picture(sample) => {
+                let job = sample.job;
+                let made = self.picture(*sample);
+                self.ledger.bring_back(job, made)
+            }
+            Piece::Enlarged(sample, next) => {
+                let job = sample.job;
+                let made = if self.ledger.is_ending(job) { Ok(*sample) } else { sample.between(next) };
+                self.ledger.bring_back_between(job, made)
+            }
+            Piece::Preview(look) => {
+                let job = look.job;
+                let made = self.preview(look);
+                self.ledger.bring_back(job, made)
+            }
         };
-        if let Some(end) = self.ledger.bring_back(job, made) {
+        if let Some(end) = end {
             (self.sink)(end);
         }
     }

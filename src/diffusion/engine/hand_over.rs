@@ -25,6 +25,11 @@ pub(super) enum HandOver {
 }
 
 impl HandOver {
+    /// Whether the autoencoder runs for it.
+    pub(super) fn takes_long(self) -> bool {
+        matches!(self, Self::Enlarged { upscaler: Upscaler::Lanczos, .. })
+    }
+
     /// How the next pass begins, of latents (1, C, h, w) f32 and what was kept of a picture. `level` is that of its first
     /// evaluation; `draw` gives normals of its shape.
     pub(super) fn begin(

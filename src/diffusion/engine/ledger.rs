@@ -8,12 +8,20 @@ use std::time::{Duration, Instant};
 use super::events::{EngineEvent, EngineTimings};
 use super::parking::{Basis, ParkedJob};
 use super::refusal::Refusal;
+use super::sample::SampleState;
 use crate::domain::JobId;
 
 /// The jobs of one engine. Shared by its loop and its finisher; nobody works or waits while holding the lock.
 #[derive(Default)]
 pub(super) struct Ledger {
-    jobs: Mutex<HashMap<JobId, Standing>>,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    jobs: HashMap<JobId, Standing>,
+    /// Samples that are back from between two passes.
+    back: Vec<SampleState>,
 }
 
 struct Standing {
@@ -21,6 +29,8 @@ struct Standing {
     in_loop: u32,
     /// Pieces at the finisher.
     at_finisher: u32,
+    /// Those of them that come back to the loop.
+    between: u32,
     timings: EngineTimings,
     first_step: Option<Instant>,
     /// What it rests on, should it be parked.
@@ -45,22 +55,23 @@ pub(super) enum End {
 
 impl Ledger {
     /// Plain data: each change is made in one go.
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Standing>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A job comes into the loop.
     pub(super) fn enter(&self, job: JobId, samples: u32, (encode_ms, basis): (u64, Option<Basis>)) {
         let timings = EngineTimings { encode_ms, ..EngineTimings::default() };
-        let standing = Standing { in_loop: samples, at_finisher: 0, timings, first_step: None, basis, end: None };
-        self.jobs().insert(job, standing);
+        let standing =
+            Standing { in_loop: samples, at_finisher: 0, between: 0, timings, first_step: None, basis, end: None };
+        self.books().jobs.insert(job, standing);
     }
 
     /// An evaluation of these jobs' samples begins.
     pub(super) fn step(&self, of: impl IntoIterator<Item = JobId>) {
-        let (mut jobs, now) = (self.jobs(), Instant::now());
+        let (mut books, now) = (self.books(), Instant::now());
         for job in of {
-            if let Some(standing) = jobs.get_mut(&job) {
+            if let Some(standing) = books.jobs.get_mut(&job) {
                 standing.first_step.get_or_insert(now);
             }
         }
@@ -68,7 +79,7 @@ impl Ledger {
 
     /// One of its samples has taken all steps and goes to the finisher.
     pub(super) fn hand_over(&self, job: JobId) {
-        if let Some(standing) = self.jobs().get_mut(&job) {
+        if let Some(standing) = self.books().jobs.get_mut(&job) {
             standing.in_loop -= 1;
             standing.at_finisher += 1;
             let took = standing.first_step.map_or(Duration::ZERO, |first| first.elapsed());
@@ -76,27 +87,72 @@ impl Ledger {
         }
     }
 
+    /// One of its samples goes to the finisher between two passes.
+    pub(super) fn hand_over_between(&self, job: JobId) {
+        if let Some(standing) = self.books().jobs.get_mut(&job) {
+            standing.in_loop -= 1;
+            standing.at_finisher += 1;
+            standing.between += 1;
+        }
+    }
+
+    /// It comes back, unless its job has no further use for it; the end of the job, where this was the last of it.
+    pub(super) fn bring_back_between(&self, job: JobId, sample: Result<SampleState, Refusal>) -> Option<EngineEvent> {
+        let mut books = self.books();
+        let standing = books.jobs.get_mut(&job)?;
+        (standing.at_finisher, standing.between) = (standing.at_finisher - 1, standing.between - 1);
+        match (sample, &mut standing.end) {
+            (Ok(sample), None) => {
+                standing.in_loop += 1;
+                books.back.push(sample);
+            }
+            // It belongs to what is taken off.
+            (Ok(sample), Some(End::Parked(parked))) => {
+                *parked = parked.take().and_then(|parked| Some(Box::new(parked.with(sample.parked().ok()?))));
+            }
+            (Err(refusal), None | Some(End::Parked(_))) => standing.end = Some(End::Failed(refusal)),
+            (_, Some(End::Failed(_) | End::Cancelled)) => {}
+        }
+        ended(&mut books.jobs, job)
+    }
+
+    /// Samples that are back from there.
+    pub(super) fn back(&self) -> Vec<SampleState> {
+        std::mem::take(&mut self.books().back)
+    }
+
+    /// Whether the loop has samples to come.
+    pub(super) fn is_any_to_come(&self) -> bool {
+        let books = self.books();
+        !books.back.is_empty() || books.jobs.values().any(|standing| standing.between > 0)
+    }
+
     /// A look at one of its samples goes to the finisher.
     pub(super) fn lend(&self, job: JobId) {
-        if let Some(standing) = self.jobs().get_mut(&job) {
+        if let Some(standing) = self.books().jobs.get_mut(&job) {
             standing.at_finisher += 1;
         }
     }
 
     /// Whether nothing more is to be told of it than its end.
     pub(super) fn is_ending(&self, job: JobId) -> bool {
-        self.jobs().get(&job).is_none_or(|standing| standing.is_ending())
+        self.books().jobs.get(&job).is_none_or(|standing| standing.is_ending())
+    }
+
+    /// Whether one of its samples will come back to the loop.
+    pub(super) fn is_between(&self, job: JobId) -> bool {
+        self.books().jobs.get(&job).is_some_and(|standing| standing.between > 0)
     }
 
     /// What it rests on; `None` where it is not aboard, or leaves already.
     pub(super) fn basis(&self, job: JobId) -> Option<Basis> {
-        self.jobs().get(&job).filter(|standing| standing.end.is_none())?.basis.clone()
+        self.books().jobs.get(&job).filter(|standing| standing.end.is_none())?.basis.clone()
     }
 
     /// The finisher is done with a piece, on which it worked for so long; the end of the job, where that was the last.
     pub(super) fn bring_back(&self, job: JobId, outcome: Result<Duration, Refusal>) -> Option<EngineEvent> {
-        let mut jobs = self.jobs();
-        let standing = jobs.get_mut(&job)?;
+        let mut books = self.books();
+        let standing = books.jobs.get_mut(&job)?;
         standing.at_finisher -= 1;
         match outcome {
             Ok(took) => standing.timings.decode_ms += took.as_millis() as u64,
@@ -104,23 +160,24 @@ impl Ledger {
             Err(refusal) if !standing.is_ending() => standing.end = Some(End::Failed(refusal)),
             Err(_) => {}
         }
-        ended(&mut jobs, job)
+        ended(&mut books.jobs, job)
     }
 
     /// The loop has none of its samples any more; the end of the job, where the finisher has nothing either.
     pub(super) fn leave(&self, job: JobId, end: End) -> Option<EngineEvent> {
-        let mut jobs = self.jobs();
-        let standing = jobs.get_mut(&job)?;
+        let mut books = self.books();
+        books.back.retain(|sample| sample.job != job);
+        let standing = books.jobs.get_mut(&job)?;
         standing.in_loop = 0;
         standing.end.get_or_insert(end);
-        ended(&mut jobs, job)
+        ended(&mut books.jobs, job)
     }
 
     /// Jobs with samples in the loop that failed at the finisher.
     pub(super) fn doomed(&self) -> Vec<JobId> {
-        let jobs = self.jobs();
+        let books = self.books();
         let is_doomed = |(_, standing): &(&JobId, &Standing)| standing.end.is_some() && standing.in_loop > 0;
-        jobs.iter().filter(is_doomed).map(|(job, _)| *job).collect()
+        books.jobs.iter().filter(is_doomed).map(|(job, _)| *job).collect()
     }
 }
 

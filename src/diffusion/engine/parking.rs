@@ -69,6 +69,12 @@ impl ParkedJob {
         Self { basis, samples, stored: Vec::new() }
     }
 
+    /// The same with one more picture in progress.
+    pub(super) fn with(mut self, sample: ParkedSample) -> Self {
+        self.samples.push(sample);
+        self
+    }
+
     /// Whose.
     pub fn job(&self) -> JobId {
         self.basis.job

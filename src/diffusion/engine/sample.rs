@@ -11,7 +11,7 @@ use super::controls::Controls;
 use super::guidance::Guidance;
 use super::hand_over::HandOver;
 use super::start::{Begun, Kept, Start};
-use crate::diffusion::batching::{BatchKey, Branch, SampleId, SampleMeta};
+use crate::diffusion::batching::{BatchKey, Branch, SampleMeta};
 use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::pipelines::{Conditioning, Pipeline, Result, StepRow};
 use crate::diffusion::samplers::{Mix, PlanStep, SamplingPlan};
@@ -137,8 +137,9 @@ impl SampleState {
         })
     }
 
-    /// The sample as the next pass begins it, with nothing of what was remembered.
-    pub(super) fn taken_over(self, id: SampleId, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
+    /// The sample as the next pass begins it, with nothing of what was remembered. To its batches it is a new one, whose id is
+    /// the loop's to give.
+    pub(super) fn taken_over(self, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
         let NextPass { key, told, hand_over, request } = next;
         let shape = key.latent_shape;
         let mut noise = match hand_over {
@@ -152,7 +153,7 @@ impl SampleState {
             hand_over.begin((self.latents, self.kept), told.plan.steps[0].noised, pipeline, drawn)?;
         let rows = (told.guidance.most_rows_from(0), told.guidance.rows(0));
         let left = told.evaluations() as u32;
-        let meta = SampleMeta { id, key, left, rows: rows.0, rows_now: rows.1, ..self.meta };
+        let meta = SampleMeta { key, left, rows: rows.0, rows_now: rows.1, ..self.meta };
         Ok(Self {
             meta,
             told,

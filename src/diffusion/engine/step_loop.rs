@@ -98,9 +98,14 @@ impl StepLoop {
         (self.sink)(event);
     }
 
-    /// Whether no sample has steps to take.
+    /// Whether no sample has steps to take, nor will have.
     pub fn is_idle(&self) -> bool {
-        self.samples.is_empty()
+        self.samples.is_empty() && !self.is_waiting()
+    }
+
+    /// Whether there is no step to take until a sample is back from between two passes.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.samples.is_empty() && self.ledger.is_any_to_come()
     }
 
     /// One tick: one model evaluation for the samples whose turn it is.
@@ -108,6 +113,9 @@ impl StepLoop {
         for job in self.ledger.doomed() {
             // How it ended is known there already.
             self.leave(job, End::Cancelled);
+        }
+        for sample in self.ledger.back() {
+            self.join(sample);
         }
         let Some(batch) = self.schedule() else { return };
         self.in_batch = batch.samples().collect();
@@ -129,7 +137,7 @@ impl StepLoop {
         }
         self.report(&batch, control_rows, (took, gap, bytes.filter(|_| is_one_forward)));
         self.settle(outcomes);
-        self.forward_ended = Some(ended).filter(|_| !self.is_idle());
+        self.forward_ended = Some(ended).filter(|_| !self.samples.is_empty());
     }
 
     /// Where a batch is evaluated.

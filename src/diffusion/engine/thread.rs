@@ -1,6 +1,6 @@
 //! The thread around the loop, and drawing without one.
 
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +16,10 @@ use crate::images::{Canvas, ControlPicture, RgbImage};
 
 /// More commands than jobs a worker ever holds: it is full only when the engine hangs.
 const COMMANDS: usize = 4096;
+
+/// An engine whose only samples are between two passes looks this often whether they are back, which takes a thousand times
+/// as long.
+const BETWEEN_PASSES: Duration = Duration::from_millis(1);
 
 enum Command {
     Take(Vec<Prepared>),
@@ -73,6 +77,11 @@ fn run(commands: &Receiver<Command>, busy: &Busy, mut engine: StepLoop) {
         busy.rest();
         let command = if engine.is_idle() {
             commands.recv().map_err(|_| TryRecvError::Disconnected)
+        } else if engine.is_waiting() {
+            commands.recv_timeout(BETWEEN_PASSES).map_err(|error| match error {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            })
         } else {
             commands.try_recv()
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use darkroom::diffusion::engine::{EngineEvent, EngineOptions, Fault, FaultHook, FaultPoint, draw};
 use darkroom::diffusion::pipelines::{self, Changes, ModelSource, Pipeline};
-use darkroom::domain::{DeviceSpec, ErrorCode, GenerationRequest, JobId, RequestDraft};
+use darkroom::domain::{DeviceSpec, ErrorCode, GenerationRequest, HiresDraft, JobId, RequestDraft};
 
 use super::{alone, job, pictures, run_together, run_together_with};
 use crate::support::drafts::{checked, draft, fixtures};
@@ -187,4 +187,39 @@ fn a_preview_beside_the_loop_is_the_one_made_at_once() {
     let beside: Vec<_> = beside.iter().filter_map(look).collect();
     assert_eq!(beside, *at_once.lock().unwrap());
     assert_eq!(beside.len(), 2);
+}
+
+/// The second pass begins with the first's picture, enlarged: the autoencoder runs both ways between them.
+fn enlarged(seed: u64, steps: i64) -> (JobId, GenerationRequest) {
+    let hires = HiresDraft { scale: Some(2.0), upscaler: Some("lanczos".to_owned()), ..HiresDraft::default() };
+    job(RequestDraft { steps: Some(steps), hires: Some(hires), ..draft("a house", seed) })
+}
+
+#[test]
+fn a_second_pass_begins_beside_the_loop_and_draws_the_same() {
+    // The first is alone aboard while it is between its passes; others are not.
+    for jobs in [vec![enlarged(1, 3)], vec![enlarged(1, 2), of_steps(2, 6), enlarged(3, 4)]] {
+        let events = run_together(&jobs, EngineOptions::default(), |_, _| {});
+        assert_told_in_order(&events, &jobs);
+        for (id, request) in &jobs {
+            assert!(pictures(&events)[&(*id, 0)] == alone(request)[0]);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_is_cancelled_between_its_passes_has_one_end() {
+    // The picture before it holds the finisher: the cancel comes while the second waits there.
+    let jobs = [of_steps(1, 1), enlarged(2, 2), of_steps(3, 9)];
+    let (first, leaving, long) = (jobs[0].0, jobs[1].0, jobs[2].0);
+    let (fault, let_go) = held(first);
+    let options = EngineOptions { fault: Some(fault), ..EngineOptions::default() };
+    let events = run_together(&jobs, options, |handle, event| match event {
+        EngineEvent::Progress { job, step: 2, .. } if *job == leaving => handle.cancel(leaving),
+        EngineEvent::Progress { job, step: 9, .. } if *job == long => let_go(),
+        _ => {}
+    });
+    assert!(events.iter().any(|event| matches!(event, EngineEvent::Cancelled { job } if *job == leaving)));
+    assert!(!pictures(&events).contains_key(&(leaving, 0)));
+    assert_told_in_order(&events, &jobs);
 }

@@ -8,7 +8,7 @@ use crate::diffusion::batching::{SampleId, StepBatch};
 use crate::diffusion::engine::events::{BatchReport, EngineEvent};
 use crate::diffusion::engine::finisher::Look;
 use crate::diffusion::engine::refusal::{Refusal, caught};
-use crate::diffusion::engine::sample::SampleState;
+use crate::diffusion::engine::sample::{NextPass, SampleState};
 use crate::domain::JobId;
 
 impl StepLoop {
@@ -71,20 +71,13 @@ impl StepLoop {
     fn take_over(&mut self, id: SampleId) {
         let Some(sample) = self.samples.remove(&id) else { return };
         self.batcher.remove(id);
-        let (job, new) = (sample.job, self.fresh_id());
         let Some(next) = sample.told.next.clone() else { return };
-        let taken_over = caught(|| {
-            let pipeline = next.told.pipeline.clone();
-            // A picture of what is no number would hide it.
-            sample.checked()?;
-            sample.taken_over(new, next, pipeline.as_ref()).map_err(Refusal::failed)
-        });
-        match taken_over {
-            Ok(mut sample) => {
-                sample.meta.key = self.shared(sample.meta.key);
-                self.batcher.add(sample.meta.clone());
-                self.samples.insert(new, sample);
-            }
+        if next.hand_over.takes_long() {
+            return self.finisher.enlarge(sample, next);
+        }
+        let job = sample.job;
+        match sample.between(next) {
+            Ok(sample) => self.join(sample),
             Err(refusal) => self.fail(job, refusal),
         }
     }
@@ -103,6 +96,16 @@ impl StepLoop {
 }
 
 impl SampleState {
+    /// The sample as the next pass begins it.
+    pub(in crate::diffusion::engine) fn between(self, next: NextPass) -> Result<Self, Refusal> {
+        caught(|| {
+            let pipeline = next.told.pipeline.clone();
+            // A picture of what is no number would hide it.
+            self.checked()?;
+            self.taken_over(next, pipeline.as_ref()).map_err(Refusal::failed)
+        })
+    }
+
     /// Refuses latents that are not finite.
     pub(in crate::diffusion::engine) fn checked(&self) -> Result<(), Refusal> {
         if self.is_finite().map_err(Refusal::failed)? {
