@@ -23,5 +23,7 @@ mod loras;
 mod parameters;
 // Two models that draw one picture.
 mod refiner;
+// Everything at once, for long.
+mod soak;
 // Server-sent events.
 mod streams;
