@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, body, with};
-use crate::support::sse;
+use crate::support::{count_asked_for, sse};
 
 const CLIENTS: u64 = 12;
 /// Requests that clients choose from: few, so that each is drawn often and its bytes are compared.
@@ -38,10 +38,6 @@ impl Random {
     fn below(&mut self, end: u64) -> u64 {
         self.bits() % end
     }
-}
-
-fn from_environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
 /// One job of twelve fails, somewhere, somehow.
@@ -265,8 +261,8 @@ fn flat(samples: &[f64]) -> (f64, f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_job_of_a_soak_ends_as_it_should_and_memory_is_flat() {
-    let seconds = from_environment("SOAK_SECONDS", 15);
-    let seed = from_environment("SOAK_SEED", 1);
+    let seconds = count_asked_for("SOAK_SECONDS", 15);
+    let seed = count_asked_for("SOAK_SEED", 1);
     let app = TestApp::builder().durable().fault(Arc::new(injected)).settings(|settings| {
         settings.workers.devices = vec!["cpu".to_owned(), "cpu".to_owned()];
         // What has ended is removed within the run, so that whatever grows is a leak.
