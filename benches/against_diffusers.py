@@ -163,7 +163,7 @@ def main():
         keyed = {name: [[*key, value] for key, value in found[name].items()] for name in ("stages", "served")}
         args.json.write_text(json.dumps(found | keyed, indent=1))
     if args.write:
-        tables.write(args.write, text)
+        tables.write(args.write, text, "benches/against_diffusers.py")
 
 
 if __name__ == "__main__":

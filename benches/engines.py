@@ -101,9 +101,11 @@ class Darkroom:
             return [np.asarray(Image.open(Path(folder) / name).convert("RGB")) for name in names]
 
     @contextmanager
-    def serving(self, threads):
-        """A `darkroom serve` with its default settings and SQLite and files in a temporary folder."""
+    def serving(self, threads, **settings):
+        """A `darkroom serve` with SQLite and files in a temporary folder; else with its default settings, or with these
+        (`WORKERS__POLICY="grouped"` is `workers.policy`)."""
         environment = self.environment | {"DARKROOM_LOG__FILTER": "warn", "RAYON_NUM_THREADS": str(threads)}
+        environment |= {f"DARKROOM_{name}": str(value) for name, value in settings.items()}
         with tempfile.TemporaryDirectory() as folder:
             command = [self.binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", folder, "--model", self.model]
             process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)

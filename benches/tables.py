@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 
-BEGIN, END = "<!-- numbers: written by benches/against_diffusers.py -->", "<!-- end of numbers -->"
+END = "<!-- end of numbers -->"
 STAGES = {"text": "one prompt's encoding", "unet": "UNet evaluation", "vae": "VAE decode", "picture": "whole picture"}
 # Instruction sets that decide how fast f32 products are.
 VECTORS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
@@ -176,10 +176,11 @@ def document(found):
     return "\n\n".join(parts)
 
 
-def write(path, text):
-    """Replaces what stands between the marks."""
-    before, begin, rest = path.read_text().partition(BEGIN)
+def write(path, text, script):
+    """Replaces what stands between the marks of a script, named by its path in the repository."""
+    mark = f"<!-- numbers: written by {script} -->"
+    before, begin, rest = path.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"{path} has no `{BEGIN}` with `{END}` after it")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        raise SystemExit(f"{path} has no `{mark}` with `{END}` after it")
+    path.write_text(f"{before}{mark}\n\n{text}\n\n{END}{after}")

@@ -97,7 +97,7 @@ impl App {
             .map_err(|e| e.to_string())?;
         let models = pool.models().to_vec();
         let options = ServiceOptions {
-            limits: settings.limits.limits(),
+            limits: settings.limits.clone(),
             max_queued: settings.queue.max_queued,
             max_watchers: settings.server.max_watchers,
             reuse: settings.queue.reuse,

@@ -4,7 +4,8 @@
 //! `target/simulation`. The `Batcher` and its cost model are the engine's own, and learn the virtual device's costs as they
 //! learn a real one's; claiming follows `dispatch::workers`. Prompt encoding and decoding take no time here.
 //! `-- --jobs 20000` makes each run shorter, `-- --seeds 10` makes more of them, `-- --only TEXT` runs the families whose
-//! name contains the text.
+//! name contains the text. `-- --move-by MS` tries another order than age: every job stands so much later in the queue for
+//! each of its steps, or earlier where that is below 0.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
@@ -28,10 +29,11 @@ struct Options {
     jobs: usize,
     seeds: u64,
     only: String,
+    move_by_ms: f64,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { jobs: 100_000, seeds: 5, only: String::new() };
+    let mut options = Options { jobs: 100_000, seeds: 5, only: String::new(), move_by_ms: 0.0 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -46,7 +48,13 @@ fn options() -> Result<Options, String> {
                 options.seeds = count.filter(|count| *count > 0).ok_or("--seeds wants a number, at least 1")?;
             }
             "--only" => options.only = words.next().ok_or("--only wants a text")?,
-            other => return Err(format!("`{other}` is unknown; use --jobs N, --seeds N and --only TEXT")),
+            "--move-by" => {
+                let ms = words.next().and_then(|ms| ms.parse().ok());
+                options.move_by_ms = ms.filter(|ms: &f64| ms.is_finite()).ok_or("--move-by wants milliseconds")?;
+            }
+            other => {
+                return Err(format!("`{other}` is unknown; use --jobs N, --seeds N, --only TEXT and --move-by MS"));
+            }
         }
     }
     Ok(options)
@@ -82,7 +90,10 @@ fn run(options: &Options) -> Result<(), String> {
 fn simulate(family: &Family, load: f64, options: &Options) -> Cell {
     let began = Instant::now();
     let runs = (1..=options.seeds).map(|seed| {
-        let jobs = traffic::jobs(family, load, options.jobs, seed);
+        let mut jobs = traffic::jobs(family, load, options.jobs, seed);
+        for job in &mut jobs {
+            job.stands = job.comes + options.move_by_ms / 1e3 * f64::from(job.steps);
+        }
         Policy::ALL.map(|policy| Stats::of(&World::run(family, policy, jobs.clone())))
     });
     let runs = runs.collect();

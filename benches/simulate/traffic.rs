@@ -41,6 +41,8 @@ const LOW_SECONDS: f64 = 40.0;
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) comes: f64,
+    /// Its place in the queue.
+    pub(super) stands: f64,
     pub(super) size: usize,
     pub(super) steps: u32,
     pub(super) ends: f64,
@@ -134,7 +136,7 @@ pub(super) fn jobs(family: &Family, load: f64, count: usize, seed: u64) -> Vec<J
         for _ in 0..clock.next(&mut random) {
             let size = random.below(family.mix.scales.len());
             let steps = family.mix.steps[random.below(family.mix.steps.len())];
-            jobs.push(Job { comes: clock.now, size, steps, ends: f64::NAN });
+            jobs.push(Job { comes: clock.now, stands: clock.now, size, steps, ends: f64::NAN });
         }
     }
     jobs.truncate(count);

@@ -241,5 +241,5 @@ impl World {
 
 /// As `domain::Job::place`, for jobs of one priority.
 fn place(job: &Job, number: usize) -> QueuePlace {
-    QueuePlace { rank_ms: (job.comes * 1e3) as i64, id: Uuid::from_u128(number as u128).into() }
+    QueuePlace { rank_ms: (job.stands * 1e3) as i64, id: Uuid::from_u128(number as u128).into() }
 }

@@ -194,7 +194,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
         draft.model = refiner;
     }
     let names = shelf.list().into_iter().map(|lora| lora.name).collect();
-    let limits = Limits { loras: names, ..settings.limits.limits() };
+    let limits = Limits { loras: names, ..settings.limits.clone() };
     let mut request = validated(draft, &served, &limits)?;
     hash_loras(&shelf, &mut request).map_err(|faults| told(&faults))?;
     let canvas = pictures.canvas(&request);

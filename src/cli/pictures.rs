@@ -49,7 +49,7 @@ pub(super) struct ReadPictures {
 impl Pictures {
     /// Reads the files.
     pub(super) fn read(&self, settings: &Settings) -> Result<ReadPictures, String> {
-        let limits = settings.limits.limits();
+        let limits = settings.limits.clone();
         let limits = InputLimits { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels };
         let rgb = |bytes: &[u8]| images::read_rgb(bytes, limits);
         let grey = |bytes: &[u8]| images::read_mask(bytes, limits);

@@ -11,6 +11,4 @@ pub use hub::{HubSettings, Token};
 pub use keys::KeySettings;
 pub use load::{Fault, Overrides, load};
 pub use model_file::{CardOverrides, DefaultOverrides, ModelFile, ScheduleOverrides};
-pub use settings::{
-    LimitSettings, LogSettings, ModelSettings, QueueSettings, ServerSettings, Settings, WorkerSettings,
-};
+pub use settings::{LogSettings, ModelSettings, QueueSettings, ServerSettings, Settings, WorkerSettings};

@@ -23,7 +23,7 @@ pub struct Settings {
     /// `workers.*`
     pub workers: WorkerSettings,
     /// `limits.*`
-    pub limits: LimitSettings,
+    pub limits: Limits,
     /// `log.*`
     pub log: LogSettings,
     /// `[[keys]]`: who may ask; none: anybody.
@@ -39,7 +39,7 @@ impl Default for Settings {
             models: ModelSettings::default(),
             queue: QueueSettings::default(),
             workers: WorkerSettings::default(),
-            limits: LimitSettings::default(),
+            limits: Limits::default(),
             log: LogSettings::default(),
             keys: Vec::new(),
         }
@@ -183,69 +183,6 @@ impl Default for WorkerSettings {
             preview_every: 4,
             step_timeout_s: 1800,
             prompt_cache_mb: 64,
-        }
-    }
-}
-
-/// What one request may ask for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LimitSettings {
-    /// Most sampler steps.
-    pub max_steps: u32,
-    /// Most pictures a job.
-    pub max_num_images: u32,
-    /// Most pixels of one picture.
-    pub max_pixels: u64,
-    /// Most characters of a prompt.
-    pub max_prompt_chars: usize,
-    /// Most bytes of `metadata`, as JSON.
-    pub max_metadata_bytes: usize,
-    /// Most bytes of a picture's file that comes with a request.
-    pub max_input_bytes: usize,
-    /// Most pixels of a picture that comes with a request.
-    pub max_input_pixels: u64,
-    /// Most controls of a request; 0: none are taken.
-    pub max_controls: u32,
-    /// Longest `start_within` and `expires_in`, in seconds.
-    pub max_deadline_s: u32,
-    /// Most LoRAs a job.
-    pub max_loras: u32,
-}
-
-impl Default for LimitSettings {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            max_steps: limits.max_steps,
-            max_num_images: limits.max_num_images,
-            max_pixels: limits.max_pixels,
-            max_prompt_chars: limits.max_prompt_chars,
-            max_metadata_bytes: limits.max_metadata_bytes,
-            max_input_bytes: limits.max_input_bytes,
-            max_input_pixels: limits.max_input_pixels,
-            max_controls: limits.max_controls,
-            max_deadline_s: limits.max_deadline_s,
-            max_loras: limits.max_loras,
-        }
-    }
-}
-
-impl LimitSettings {
-    /// For `RequestDraft::validate`; of no LoRAs.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            max_steps: self.max_steps,
-            max_num_images: self.max_num_images,
-            max_pixels: self.max_pixels,
-            max_prompt_chars: self.max_prompt_chars,
-            max_metadata_bytes: self.max_metadata_bytes,
-            max_input_bytes: self.max_input_bytes,
-            max_input_pixels: self.max_input_pixels,
-            max_controls: self.max_controls,
-            max_deadline_s: self.max_deadline_s,
-            max_loras: self.max_loras,
-            loras: Vec::new(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What operators bound.
 
+use serde::{Deserialize, Serialize};
+
 /// What the operator allows, beyond what a model can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Most sampler steps.
     pub max_steps: u32,
@@ -17,13 +20,14 @@ pub struct Limits {
     pub max_input_bytes: usize,
     /// Most pixels of a picture that comes with a request.
     pub max_input_pixels: u64,
-    /// Most controls of a request.
+    /// Most controls of a request; 0: none are taken.
     pub max_controls: u32,
     /// Longest `start_within` and `expires_in`, in seconds.
     pub max_deadline_s: u32,
     /// Most LoRAs a job.
     pub max_loras: u32,
-    /// The names of the LoRAs that there are.
+    /// The names of the LoRAs that there are; nobody configures them.
+    #[serde(skip)]
     pub loras: Vec<String>,
 }
 

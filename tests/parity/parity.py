@@ -29,6 +29,7 @@ from safetensors.torch import save_file  # noqa: E402
 import cells  # noqa: E402
 import checkpoints  # noqa: E402
 import report  # noqa: E402
+from report import tables  # noqa: E402
 from reference import Reference  # noqa: E402
 from reference_samplers import origin  # noqa: E402
 from server import Refused, serving  # noqa: E402
@@ -208,7 +209,7 @@ def main():
     if args.json:
         args.json.write_text(json.dumps(found))
     if args.write:
-        report.write(args.write, report.document(found))
+        tables.write(args.write, report.document(found), "tests/parity/parity.py")
     missed = [each for each in found["cells"] if not report.holds(each)]
     say(f"{len(found['cells'])} requests, {len(missed)} missed the bar, {found['minutes']:.0f} minutes")
     sys.exit(bool(missed))

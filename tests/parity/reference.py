@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 import transformers
-from diffusers import (StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline,
+from diffusers import (LCMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline,
                        StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline)
 from diffusers.utils import logging
 from PIL import Image
@@ -48,7 +48,9 @@ class Reference:
         first = inpainting if self.is_refiner or "inpainting" in folder.name else text_to_image
         pipe = first.from_pretrained(folder, torch_dtype=dtype, **options)
         self.has_mask = pipe.unet.config.in_channels == 9
-        self.config = pipe.scheduler.config
+        # `StableDiffusionPipeline` sets `steps_offset` to 1, which latent consistency models' own pipeline leaves as it is.
+        is_lcm = pipe.scheduler.__class__ is LCMScheduler
+        self.config = LCMScheduler.from_pretrained(folder, subfolder="scheduler").config if is_lcm else pipe.scheduler.config
         self.pipes = {first: pipe}
         self.text_to_image, self.image_to_image, self.inpainting = first, image_to_image, inpainting
 

@@ -18,7 +18,6 @@ from reference_samplers import SAMPLERS, SCHEDULES
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benches"))
 import tables  # noqa: E402
 
-BEGIN, END = "<!-- numbers: written by tests/parity/parity.py -->", "<!-- end of numbers -->"
 # The bars: share of a picture's bytes that are the reference's, and the most that a byte is off.
 IDENTICAL, MOST = 0.995, 1
 STARTS = {"image": "image to image", "mask": "inpainting"}
@@ -191,12 +190,3 @@ def document(found):
     if found["halves"]:
         parts += ["### Weights in half precision", half_table(found["halves"])]
     return "\n\n".join(parts)
-
-
-def write(path, text):
-    """Replaces what stands between the marks."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{path} has no `{BEGIN}` with `{END}` after it")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

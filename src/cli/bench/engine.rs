@@ -106,9 +106,7 @@ pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     let requests: Vec<GenerationRequest> = args
         .pictures
         .iter()
-        .map(|pictures| {
-            validated(args.draft(*pictures), std::slice::from_ref(pipeline.info()), &settings.limits.limits())
-        })
+        .map(|pictures| validated(args.draft(*pictures), std::slice::from_ref(pipeline.info()), &settings.limits))
         .collect::<Result<_, _>>()?;
     let options = EngineOptions { preview_every: 0, ..engine_options(&settings, Seams::default()) };
     let mut report = Report::new(pipeline.info(), &args, &requests[0]);

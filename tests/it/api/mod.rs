@@ -26,5 +26,7 @@ mod parameters;
 mod refiner;
 // Identical requests.
 mod reuse;
+// Everything at once, for long.
+mod soak;
 // Server-sent events.
 mod streams;

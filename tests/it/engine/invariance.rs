@@ -1,8 +1,8 @@
 //! The invariance property: whoever joins, leaves, is cancelled or fails, a picture's bytes are those it has alone.
 //!
 //! A fixed number of random schedules through the real step loop, on the CPU in f32. `INVARIANCE_SCHEDULES=2000` runs
-//! more on each tiny checkpoint, `INVARIANCE_SCHEDULES_PINHOLE=200` on the built-in model: some three minutes and one and a
-//! half of processor time, of which the suite spends a third and a tenth.
+//! more on each tiny checkpoint, `INVARIANCE_SCHEDULES_PINHOLE=200` on the built-in model, as `.ci/run` does: some three minutes and
+//! one and a half of processor time, of which `cargo test` alone spends a third and a tenth.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::stepper::Stepper;
+use crate::support::count_asked_for;
 use crate::support::drafts::{control, controlled_among, controlled_pipeline, lora, pipeline};
 
 /// What happens to one job.
@@ -278,7 +279,8 @@ fn take_step(stepper: &mut Stepper, cancels: &mut Vec<(u32, JobId)>, step: u32) 
     stepper.step()
 }
 
-fn holds(bed: &Bed, cases: u32) {
+fn holds(bed: &Bed, cases: u64) {
+    let cases = u32::try_from(cases).unwrap();
     let config = Config { cases, rng_seed: RngSeed::Fixed(20), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&schedules(bed.requests.len()), |schedule| bed.run(&schedule));
     if let Err(failure) = result {
@@ -286,22 +288,17 @@ fn holds(bed: &Bed, cases: u32) {
     }
 }
 
-/// How many schedules a variable asks for.
-fn asked(variable: &str) -> Option<u32> {
-    std::env::var_os(variable).map(|count| count.to_str().unwrap().parse().unwrap())
-}
-
 #[test]
 fn on_a_tiny_model_no_schedule_changes_a_picture() {
     let tiny = vec![controlled_pipeline("tiny-sd")];
-    holds(&Bed::of(tiny, [16, 24]), asked("INVARIANCE_SCHEDULES").unwrap_or(600));
+    holds(&Bed::of(tiny, [16, 24]), count_asked_for("INVARIANCE_SCHEDULES", 600));
 }
 
 /// Rows of one forward differ in pooled prompts and sizes too, and some pictures pass from the base's batches to the refiner's.
 #[test]
 fn on_a_tiny_xl_model_no_schedule_changes_a_picture() {
     let tiny = vec![controlled_pipeline("tiny-sdxl"), pipeline("tiny-sdxl-refiner")];
-    holds(&Bed::of(tiny, [64, 72]), asked("INVARIANCE_SCHEDULES").unwrap_or(60));
+    holds(&Bed::of(tiny, [64, 72]), count_asked_for("INVARIANCE_SCHEDULES", 60));
 }
 
 #[test]
@@ -312,5 +309,5 @@ fn on_the_built_in_model_no_schedule_changes_a_picture() {
     let multiple = i64::from(pinhole.info().size_multiple);
     let pinhole = vec![pinhole];
     let requests = requests(&pinhole, [side, side + multiple], 2..4);
-    holds(&Bed::new(pinhole, requests), asked("INVARIANCE_SCHEDULES_PINHOLE").unwrap_or(20));
+    holds(&Bed::new(pinhole, requests), count_asked_for("INVARIANCE_SCHEDULES_PINHOLE", 20));
 }

@@ -14,3 +14,9 @@ pub(crate) fn skip(what: &str, why: &str) {
     assert!(!is_forbidden, "{what} would be skipped, which is forbidden here: {why}");
     eprintln!("SKIPPED {what}: {why}");
 }
+
+/// How much of something a variable asks for, where it is set.
+pub(crate) fn count_asked_for(variable: &str, otherwise: u64) -> u64 {
+    let asked = std::env::var_os(variable);
+    asked.map_or(otherwise, |count| count.to_str().and_then(|count| count.parse().ok()).expect("a number"))
+}

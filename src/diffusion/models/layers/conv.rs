@@ -74,8 +74,8 @@ impl Conv2d {
         w: &Weights,
     ) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs, kernel, kernel))?;
-        let bias = w.get("bias", outputs)?;
-        Ok(Self::packed(weight, bias, Sides { inputs, outputs }, Window { kernel, stride, padding }, w))
+        let bias = Some(w.get("bias", outputs)?);
+        Ok(Self::of((weight, bias), Sides { inputs, outputs }, Window { kernel, stride, padding }, w))
     }
 
     /// Reads `weight` alone, with (stride, padding).
@@ -87,13 +87,11 @@ impl Conv2d {
         w: &Weights,
     ) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs, kernel, kernel))?;
-        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
-        Ok(Self::packed(weight, bias, Sides { inputs, outputs }, Window { kernel, stride, padding }, w))
+        Ok(Self::of((weight, None), Sides { inputs, outputs }, Window { kernel, stride, padding }, w))
     }
 
-    fn packed(weight: Tensor, bias: Tensor, sides: Sides, window: Window, w: &Weights) -> Self {
-        let base = kernels::PackedConv2d::new(weight, bias, window.stride, window.padding);
-        let base = Arc::new(base.expect("shapes were checked. This is a bug in layers."));
+    fn of((weight, bias): (Tensor, Option<Tensor>), sides: Sides, window: Window, w: &Weights) -> Self {
+        let base = packed(weight, bias, window).expect("shapes were checked. This is a bug in layers.");
         Self { base, sides, window, name: w.prefix().into(), added: Vec::new() }
     }
 

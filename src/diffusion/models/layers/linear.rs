@@ -47,19 +47,19 @@ impl AddedLinear {
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` (outputs).
     pub fn load(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
-        Ok(Self::packed(w.get("weight", (outputs, inputs))?, w.get("bias", outputs)?, Sides { inputs, outputs }, w))
+        let (weight, bias) = (w.get("weight", (outputs, inputs))?, w.get("bias", outputs)?);
+        Ok(Self::of(weight, Some(bias), Sides { inputs, outputs }, w))
     }
 
     /// Reads `weight` alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, w: &Weights) -> weights::Result<Self> {
         let weight = w.get("weight", (outputs, inputs))?;
-        let bias = Tensor::zeros(outputs, weight.dtype(), weight.device()).expect("zeros. This is a bug in layers.");
-        Ok(Self::packed(weight, bias, Sides { inputs, outputs }, w))
+        Ok(Self::of(weight, None, Sides { inputs, outputs }, w))
     }
 
-    fn packed(weight: Tensor, bias: Tensor, sides: Sides, w: &Weights) -> Self {
-        let base = kernels::PackedLinear::new(weight, bias).expect("shapes were checked. This is a bug in layers.");
-        Self { base: Arc::new(base), sides, name: w.prefix().into(), added: Vec::new() }
+    fn of(weight: Tensor, bias: Option<Tensor>, sides: Sides, w: &Weights) -> Self {
+        let base = packed(weight, bias).expect("shapes were checked. This is a bug in layers.");
+        Self { base, sides, name: w.prefix().into(), added: Vec::new() }
     }
 
     /// x: (N, ..., inputs) -> (N, ..., outputs), N samples.
@@ -87,19 +87,22 @@ impl Linear {
         (up, bias): (Tensor, Tensor),
         scale: f64,
     ) -> Result<()> {
-        let none = Tensor::zeros(down.dim(0)?, down.dtype(), down.device())?;
-        let down = Arc::new(kernels::PackedLinear::new(down, none)?);
-        let up = Arc::new(kernels::PackedLinear::new(up, bias)?);
+        let (down, up) = (packed(down, None)?, packed(up, Some(bias))?);
         self.added.push(AddedLinear::LowRank { down, up, scale });
         Ok(())
     }
 
     /// Adds a product with a matrix (outputs, inputs).
     pub(in crate::diffusion::models) fn add_whole(&mut self, weight: Tensor) -> Result<()> {
-        let none = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
-        self.added.push(AddedLinear::Whole(Arc::new(kernels::PackedLinear::new(weight, none)?)));
+        self.added.push(AddedLinear::Whole(packed(weight, None)?));
         Ok(())
     }
+}
+
+fn packed(weight: Tensor, bias: Option<Tensor>) -> Result<Arc<kernels::PackedLinear>> {
+    let none = || Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device());
+    let bias = bias.map_or_else(none, Ok)?;
+    Ok(Arc::new(kernels::PackedLinear::new(weight, bias)?))
 }
 
 /// Rows of a table by index.
@@ -145,7 +148,7 @@ mod tests {
         let draw = |shape: (usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
         let zeros = |count: usize| Tensor::zeros(count, candle_core::DType::F32, &Device::Cpu);
         let mut layer = Linear {
-            base: Arc::new(kernels::PackedLinear::new(draw((50, 70))?, zeros(50)?)?),
+            base: packed(draw((50, 70))?, None)?,
             sides: Sides { inputs: 70, outputs: 50 },
             name: "".into(),
             added: Vec::new(),
