@@ -123,38 +123,48 @@ fn most_bytes(stepper: &Stepper, width: u32, rows: u32) -> u64 {
     of.filter_map(|report| report.bytes).max().expect("the CPU's forwards are measured")
 }
 
+/// What a thread takes is counted for itself: with several that share the kernels' work, who of them takes what is chance, and a
+/// forward takes half as much again at times.
+fn on_one_thread(test: impl FnOnce() + Send) {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(test);
+}
+
 #[test]
 fn no_forward_takes_more_memory_than_it_may() {
-    let requests = twelve();
-    let (free, _) = drawn(&requests, continuous(16));
-    let most = free.batches.iter().filter_map(|report| report.bytes).max().unwrap();
-    // Enough for a guided picture of the wide size, and for four rows of the other.
-    let (alone, _) = drawn(&requests, continuous(2));
-    let limit = most_bytes(&alone, 128, 2).max(2 * most_bytes(&alone, 32, 2)) + 4_096;
-    assert!(limit < most, "nothing would be bound: {limit} of {most}");
-    let (stepper, jobs) = drawn(&requests, EngineOptions { memory: Some(limit), ..continuous(16) });
-    let taken: Vec<_> = stepper.batches.iter().map(|report| (report.rows, report.bytes)).collect();
-    assert!(taken.iter().all(|(_, bytes)| bytes.is_some_and(|bytes| bytes <= limit)), "{limit}: {taken:?}");
-    assert!(taken.iter().any(|(rows, _)| *rows > 2), "{limit}: {taken:?}");
-    assert_eq!((stepper.finished.len(), stepper.failed.len()), (12, 0));
-    assert_as_alone(&stepper, &jobs);
+    on_one_thread(|| {
+        let requests = twelve();
+        let (free, _) = drawn(&requests, continuous(16));
+        let most = free.batches.iter().filter_map(|report| report.bytes).max().unwrap();
+        // Enough for a guided picture of the wide size, and for four rows of the other.
+        let (alone, _) = drawn(&requests, continuous(2));
+        let limit = most_bytes(&alone, 128, 2).max(2 * most_bytes(&alone, 32, 2)) + 4_096;
+        assert!(limit < most, "nothing would be bound: {limit} of {most}");
+        let (stepper, jobs) = drawn(&requests, EngineOptions { memory: Some(limit), ..continuous(16) });
+        let taken: Vec<_> = stepper.batches.iter().map(|report| (report.rows, report.bytes)).collect();
+        assert!(taken.iter().all(|(_, bytes)| bytes.is_some_and(|bytes| bytes <= limit)), "{limit}: {taken:?}");
+        assert!(taken.iter().any(|(rows, _)| *rows > 2), "{limit}: {taken:?}");
+        assert_eq!((stepper.finished.len(), stepper.failed.len()), (12, 0));
+        assert_as_alone(&stepper, &jobs);
+    });
 }
 
 #[test]
 fn on_a_device_that_is_too_small_whoever_fits_is_drawn_and_whoever_does_not_is_tried_once() {
-    let requests = twelve();
-    let (alone, _) = drawn(&requests, continuous(2));
-    // Two rows of the small size, and not one of the wide.
-    let limit = most_bytes(&alone, 32, 2) + 4_096;
-    assert!(limit < most_bytes(&alone, 128, 1), "{limit}");
-    for memory in [None, Some(limit)] {
-        let options = EngineOptions { memory, device_bytes: Some(limit), ..continuous(16) };
-        let (stepper, jobs) = drawn(&requests, options);
-        let (small, wide): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, request)| request.width() == 32);
-        let failed: HashSet<JobId> = stepper.failed.iter().map(|(job, ..)| *job).collect();
-        assert_eq!(failed, wide.iter().map(|(job, _)| *job).collect(), "{memory:?}");
-        assert!(stepper.failed.iter().all(|(_, code, _)| *code == ErrorCode::OutOfMemory), "{:?}", stepper.failed);
-        assert_eq!(stepper.finished.len(), small.len(), "{memory:?}");
-        assert_as_alone(&stepper, &small);
-    }
+    on_one_thread(|| {
+        let requests = twelve();
+        let (alone, _) = drawn(&requests, continuous(2));
+        // Two rows of the small size, and not one of the wide.
+        let limit = most_bytes(&alone, 32, 2) + 4_096;
+        assert!(limit < most_bytes(&alone, 128, 1), "{limit}");
+        for memory in [None, Some(limit)] {
+            let options = EngineOptions { memory, device_bytes: Some(limit), ..continuous(16) };
+            let (stepper, jobs) = drawn(&requests, options);
+            let (small, wide): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, request)| request.width() == 32);
+            let failed: HashSet<JobId> = stepper.failed.iter().map(|(job, ..)| *job).collect();
+            assert_eq!(failed, wide.iter().map(|(job, _)| *job).collect(), "{memory:?}");
+            assert!(stepper.failed.iter().all(|(_, code, _)| *code == ErrorCode::OutOfMemory), "{:?}", stepper.failed);
+            assert_eq!(stepper.finished.len(), small.len(), "{memory:?}");
+            assert_as_alone(&stepper, &small);
+        }
+    });
 }
