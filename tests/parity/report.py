@@ -128,7 +128,7 @@ def start_table(cells):
     rows = []
     for model in sorted({cell["model"] for cell in cells}, key=place):
         for start, words in STARTS.items():
-            of = [cell for cell in cells if cell["model"] == model and cell["start"] == start]
+            of = [cell for cell in cells if cell["model"] == model and cell["start"] == start and "bytes" in cell]
             if of:
                 rows.append((f"{model}, {words}", *worst(of)))
     return tables.table(("", "requests", "pictures", "identical, least %", "identical, mean %", "most a byte is off"), rows)
