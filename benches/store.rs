@@ -20,6 +20,11 @@ const WAITING: usize = 10_000;
 const BATCH: u32 = 8;
 const OPTIONS: StoreOptions = StoreOptions { max_queued: u64::MAX, max_attempts: 3, retention_ms: 60_000 };
 
+/// Nobody's in particular, drawn whatever was before.
+fn new_job(request: GenerationRequest) -> NewJob {
+    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None }
+}
+
 /// Of one of eight groups, as a server with several sizes and step counts would see.
 fn request(group: usize) -> GenerationRequest {
     let model = ModelInfo {
@@ -59,14 +64,7 @@ fn request(group: usize) -> GenerationRequest {
 
 async fn insert(store: &dyn JobStore, count: usize) {
     for index in 0..count {
-        let new = NewJob {
-            id: JobId::generate(),
-            owner: None,
-            request: request(index),
-            idempotency: None,
-            identity: None,
-            answer: None,
-        };
+        let new = new_job(request(index));
         black_box(store.insert(new).await.expect("there is room"));
     }
 }
@@ -113,14 +111,7 @@ fn measure(criterion: &mut Criterion, runtime: &Runtime, name: &str, store: &dyn
             runtime.block_on(async {
                 let mut took = Duration::ZERO;
                 for _ in 0..count {
-                    let new = NewJob {
-                        id: JobId::generate(),
-                        owner: None,
-                        request: request(0),
-                        idempotency: None,
-                        identity: None,
-                        answer: None,
-                    };
+                    let new = new_job(request(0));
                     let started = Instant::now();
                     let id = new.id;
                     black_box(store.insert(new).await.expect("there is room"));

@@ -258,7 +258,7 @@ fn forward_budget(settings: &Settings, devices: &[DeviceSpec]) -> Option<u64> {
         Some(mib) => Some(mib.saturating_mul(1 << 20)),
         None => {
             let workers = devices.iter().filter(|device| **device == DeviceSpec::Cpu).count() as u64;
-            // What the models' budget leaves.
+            // What the models' budget leaves where nobody set that.
             memory::bytes().map(|bytes| bytes / 5 / workers.max(1))
         }
     }

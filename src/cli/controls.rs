@@ -58,8 +58,7 @@ pub(super) struct ReadControls(Vec<(RgbImage, ControlDraft)>);
 impl Controls {
     /// Reads the files.
     pub(super) fn read(&self, settings: &Settings) -> Result<ReadControls, String> {
-        let limits = settings.limits.clone();
-        let limits = InputLimits { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels };
+        let limits = InputLimits::of(&settings.limits);
         let read = |(at, flag): (usize, &ControlFlag)| {
             let input = InputName::Control(u8::try_from(at).unwrap_or(u8::MAX));
             let (picture, image) = read(&flag.file, "--control", input, |bytes| images::read_rgb(bytes, limits))?;

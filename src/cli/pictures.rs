@@ -7,7 +7,7 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 
 use crate::config::Settings;
-use crate::domain::{GenerationRequest, ImageInputsDraft, InputImage, InputName};
+use crate::domain::{GenerationRequest, ImageInputsDraft, InputImage, InputName, hex};
 use crate::images::{self, Canvas, Framing, GrayImage, InputFault, InputLimits, Pixels, RgbImage};
 
 /// A picture to start from, and what of it is drawn anew.
@@ -49,8 +49,7 @@ pub(super) struct ReadPictures {
 impl Pictures {
     /// Reads the files.
     pub(super) fn read(&self, settings: &Settings) -> Result<ReadPictures, String> {
-        let limits = settings.limits.clone();
-        let limits = InputLimits { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels };
+        let limits = InputLimits::of(&settings.limits);
         let rgb = |bytes: &[u8]| images::read_rgb(bytes, limits);
         let grey = |bytes: &[u8]| images::read_mask(bytes, limits);
         let init = |path: &PathBuf| read(path, "--init-image", InputName::InitImage, rgb);
@@ -96,7 +95,7 @@ pub(super) fn read<const N: usize>(
     let flag = format!("{flag} {}", path.display());
     let bytes = std::fs::read(path).map_err(|error| format!("{flag}: {error}"))?;
     let picture = decode(&bytes).map_err(|fault| format!("{flag}: {fault}"))?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(Sha256::digest(&bytes));
     let image = InputImage { job: None, input, sha256, width: picture.width(), height: picture.height() };
     Ok((picture, image))
 }

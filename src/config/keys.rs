@@ -1,9 +1,11 @@
-//! API keys: who may ask, and how large each one's share of the devices is. The keys themselves are nowhere.
+//! API keys: who may ask. The keys themselves are nowhere.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::domain::hex;
 
 /// Longest name.
 const MAX_NAME: usize = 64;
@@ -39,7 +41,7 @@ impl fmt::Debug for KeySettings {
 impl KeySettings {
     /// The settings of a key.
     pub fn of(key: &str, name: String, weight: u32, admin: bool) -> Self {
-        let sha256 = Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(Sha256::digest(key));
         Self { name, sha256, weight, admin }
     }
 

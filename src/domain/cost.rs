@@ -55,8 +55,6 @@ impl MemoryCost {
 pub struct ForwardReport {
     /// The model and the pictures' size.
     pub size: SizeKey,
-    /// How many.
-    pub rows: u32,
     /// What it was expected to take, in seconds; `None` where nothing of the model was measured before.
     pub expected: Option<f64>,
     /// What it took, in seconds, ControlNets left out.

@@ -4,7 +4,8 @@
 //!               claim                 finish
 //!   queued ------------> running ---------------> succeeded
 //!     |  ^                 |  |                +-> failed
-//!     |  |  lease expired  |  |  cancel seen   +-> cancelled
+//!     |  |  handed back,   |  |  cancel seen   +-> cancelled
+//!     |  |  lost, expired  |  |                |
 //!     |  +-----------------+  +--------------------^
 //!     |        (or failed, when attempts are used up)
 //!     +--------------------------------------------> cancelled

@@ -12,6 +12,7 @@ use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder};
 
 use super::{GrayImage, RgbImage};
+use crate::domain::Limits;
 
 /// What is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,13 @@ pub struct InputLimits {
     pub max_bytes: usize,
     /// Most pixels of a picture.
     pub max_pixels: u64,
+}
+
+impl InputLimits {
+    /// As an operator says.
+    pub fn of(limits: &Limits) -> Self {
+        Self { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels }
+    }
 }
 
 impl Default for InputLimits {

@@ -3,11 +3,11 @@
 //! A size's work is counted in row-steps: rows of a forward times steps. A device does as many of them a second as a forward of the
 //! rows that it will have has rows, over the seconds that it takes. Jobs of one size share forwards; those of others that stand
 //! before a job are done first. Left out: jobs yet to come that will stand before it, samplers that evaluate more than once
-//! a step, and that a second pass is of another size.
+//! a step, that a second pass is of another size, and that jobs which wait for the pictures of an identical one are not drawn.
 
 use crate::dispatch::hub::{Belief, Outlook};
 use crate::dispatch::jobs::WaitingWork;
-use crate::domain::{BatchingPolicy, Job, QueuePlace, SizeKey};
+use crate::domain::{BatchingPolicy, GroupKey, Job, QueuePlace, SizeKey};
 
 /// What is known of the way ahead at one moment.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Forecast {
     /// Seconds until a job that waits behind this work has ended; `None` while nothing of its model was measured.
     pub(super) fn waiting(&self, job: &Job, ahead: &[WaitingWork]) -> Option<f64> {
         let request = &job.request;
-        let size = SizeKey { model: request.model().clone(), width: request.width(), height: request.height() };
+        let size = GroupKey::of(request).size();
         let (rows, steps) = (f64::from(request.rows()), f64::from(request.steps_taken()));
         let own = Own { rows, steps, row_steps: rows * steps };
         self.whole(&size, job.place(), own, ahead)

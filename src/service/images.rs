@@ -1,9 +1,9 @@
 //! Finished pictures, in the encoding asked for.
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::{Caller, Error, GenerationService, Result};
+use crate::dispatch::artifacts::Stored;
 use crate::domain::{Artifact, ImageFormat, Job, JobId, JobStatus, OutputOptions};
 use crate::images;
 
@@ -41,15 +41,8 @@ impl GenerationService {
         let (width, height) = request.output_size();
         let missing = Error::ImageNotFound { job: job.id, index, ended: false };
         let bytes = self.parts.artifacts.get(job.id, index, format).await?.ok_or(missing)?;
-        Ok(Artifact {
-            index,
-            seed: request.image_seed(index),
-            width,
-            height,
-            format,
-            size_bytes: bytes.len() as u64,
-            sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        })
+        let Stored { size_bytes, sha256 } = Stored::of(&bytes);
+        Ok(Artifact { index, seed: request.image_seed(index), width, height, format, size_bytes, sha256 })
     }
 
     /// One picture, encoded again when `format` is not what is stored.

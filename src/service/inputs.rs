@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{Caller, Error, GenerationService, Result};
-use crate::domain::{FieldError, InputImage, InputName, JobId, RequestDraft};
+use crate::domain::{FieldError, InputImage, InputName, JobId, RequestDraft, hex};
 use crate::images::{self, InputFault, InputLimits};
 
 /// Pictures that are decoded at once: each may take some hundred megabytes for a moment.
@@ -48,7 +48,7 @@ impl fmt::Debug for PictureSource {
     /// Tells two sources apart, so that a repeated idempotency key is held to its pictures too.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(bytes) => write!(f, "File({})", sha256(bytes)),
+            Self::File(bytes) => write!(f, "File({})", hex(Sha256::digest(bytes))),
             Self::Drawn { job, index } => write!(f, "Drawn({job}, {index})"),
             Self::Sent { job, input, sha256 } => write!(f, "Sent({job}, {input}, {sha256:?})"),
         }
@@ -111,7 +111,7 @@ impl GenerationService {
             };
             match found {
                 Ok((bytes, width, height)) => {
-                    let image = InputImage { job: Some(id), input, sha256: sha256(&bytes), width, height };
+                    let image = InputImage { job: Some(id), input, sha256: hex(Sha256::digest(&bytes)), width, height };
                     match input {
                         InputName::InitImage => draft.image_inputs.init_image = Some(image),
                         InputName::MaskImage => draft.image_inputs.mask_image = Some(image),
@@ -149,7 +149,7 @@ impl GenerationService {
                     )),
                     other => Missing::Failed(other),
                 })?;
-                if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&sha256(&stored))) {
+                if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&hex(Sha256::digest(&stored)))) {
                     let message = format!("names the `{input}` of job {job}, which has another `sha256`");
                     return Err(Missing::Told(message));
                 }
@@ -160,8 +160,7 @@ impl GenerationService {
 
     /// Decodes a picture to see that it can be, off the threads that answer.
     async fn measured(&self, input: InputName, bytes: Bytes) -> std::result::Result<(Bytes, u32, u32), InputFault> {
-        let limits = &self.options.limits;
-        let limits = InputLimits { max_bytes: limits.max_input_bytes, max_pixels: limits.max_input_pixels };
+        let limits = InputLimits::of(&self.options.limits);
         let permit = self.looks.clone().acquire_owned().await;
         let look = move || {
             let _permit = permit;
@@ -192,8 +191,4 @@ impl GenerationService {
             tracing::warn!(job.id = %id, %error, "cannot remove the pictures of a request that was refused");
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -42,10 +42,9 @@ impl GenerationService {
         let workers = self.parts.hub.workers();
         self.parts.metrics.queue_depth.set(queue.queued as i64);
         self.parts.metrics.jobs_running.set(queue.running as i64);
-        for state in [WorkerState::Idle, WorkerState::Busy, WorkerState::Draining, WorkerState::Failed] {
+        for state in WorkerState::ALL {
             let count = workers.values().filter(|worker| worker.state == state).count();
-            let name = format!("{state:?}").to_lowercase();
-            self.parts.metrics.workers.with_label_values(&[&name]).set(count as i64);
+            self.parts.metrics.workers.with_label_values(&[state.name()]).set(count as i64);
         }
         Ok(Stats {
             queued: queue.queued,

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Caller, Error, GenerationService, GivenPicture, JobView, Result};
 use crate::dispatch::jobs::{self, Cancelled, Idempotency, Inserted, NewJob};
-use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, Limits, ModelInfo, RequestDraft};
+use crate::domain::{FieldError, GenerationRequest, JobEventKind, JobId, Limits, ModelInfo, RequestDraft, hex};
 
 /// A job that was accepted, now or before.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +42,7 @@ impl GenerationService {
                 retry_after_s: 5,
             });
         }
-        let fingerprint =
-            Sha256::digest(format!("{draft:?}{pictures:?}")).iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hex(Sha256::digest(format!("{draft:?}{pictures:?}")));
         let (id, is_seed_given) = (JobId::generate(), draft.seed.is_some());
         let inputs = self.look_at(caller, id, pictures, &mut draft, &mut faults).await?;
         let limits = self.limits_for(&draft).await;
@@ -59,8 +58,8 @@ impl GenerationService {
         let owner = caller.owner().cloned();
         let identity = self.identity_of(&request, owner.as_ref(), is_seed_given).await;
         let answer = self.answer_for(id, identity.as_deref()).await;
-        // Before the job is: whoever claims it finds them.
-        let has_files = !inputs.is_empty() || answer.is_some();
+        // Before the job is: whoever claims it finds them. Of an answer that could not be copied whole some may be there.
+        let has_files = !inputs.is_empty() || identity.is_some();
         let new = NewJob { id, owner, request, idempotency, identity, answer };
         self.store_inputs(id, inputs).await?;
         let inserted = self.parts.jobs.insert(new).await;
@@ -81,12 +80,13 @@ impl GenerationService {
                 if job.status.is_terminal() {
                     self.announce_answered(&job).await;
                 }
-                self.parts.hub.wake();
-                let view = self.view(job).await?;
-                if let Some(eta_ms) = view.eta_ms {
-                    self.parts.hub.promise(view.job.id, eta_ms);
+                let view = self.view(job).await;
+                // Before a worker here takes it: it may be done with it at once.
+                if let Ok(JobView { job, eta_ms: Some(eta_ms), .. }) = &view {
+                    self.parts.hub.promise(job.id, *eta_ms);
                 }
-                Ok(Submitted { view, is_repeat: false })
+                self.parts.hub.wake();
+                Ok(Submitted { view: view?, is_repeat: false })
             }
             Ok(Inserted::Existing(job)) => Ok(Submitted { view: self.view(job).await?, is_repeat: true }),
             Err(jobs::Error::QueueFull { limit }) => {

@@ -1,4 +1,4 @@
-//! Tracing set-up and the {BatchGroup, Metrics} struct: typed fields whose help text stands beside them. Decides nothing.
+//! Tracing set-up and the `Metrics` struct: typed fields whose help text stands beside them. Decides nothing.
 
 mod distribution;
 mod logs;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::domain::hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -71,10 +72,9 @@ impl Summing {
     }
 
     pub(super) fn finish(self) -> Sum {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
-            Self::Sha256(hash) => Sum::Sha256(hex(&hash.finalize())),
-            Self::GitBlob(hash) => Sum::GitBlob(hex(&hash.finalize())),
+            Self::Sha256(hash) => Sum::Sha256(hex(hash.finalize())),
+            Self::GitBlob(hash) => Sum::GitBlob(hex(hash.finalize())),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::sample::Told;
 use crate::diffusion::batching::BatchKey;
 use crate::diffusion::noise::NoiseState;
 use crate::diffusion::pipelines::{Conditioning, Result};
-use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelId, ModelInfo};
+use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelId, ModelInfo, hex};
 
 /// A job that was taken off.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,8 +173,4 @@ fn add(hash: &mut Sha256, Conditioning { prompt, time_ids, guidance_scale }: &Co
         }
     }
     Ok(())
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

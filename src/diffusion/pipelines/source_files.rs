@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelSource;
 use super::registry::ModelPlace;
+use crate::domain::hex;
 
 /// Files of one model that are looked at; a folder that has more is not a model's alone.
 const MOST_FILES: usize = 10_000;
@@ -29,7 +30,7 @@ impl ModelSource {
         for path in named.chain(&changes.embeddings) {
             told.add(path, 0)?;
         }
-        Some(Sha256::digest(told.text).iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(Sha256::digest(told.text)))
     }
 }
 

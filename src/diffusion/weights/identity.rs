@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use sha2::{Digest, Sha256};
 
 use super::checkpoint::Checkpoint;
-use super::inspect::hex;
+use crate::domain::hex;
 
 /// Bytes that are hashed between two looks at whether anybody still wants the hash.
 const PIECE: usize = 1 << 20;
@@ -72,12 +72,12 @@ impl Checkpoint {
                 }
                 hash.update(piece);
             }
-            Some(hex(&hash.finalize()))
+            Some(hex(hash.finalize()))
         };
         let each = shards.iter().map(|shard| hash(shard.bytes())).collect::<Option<Vec<_>>>()?;
         match &each[..] {
             [one] => Some(one.clone()),
-            several => Some(hex(&Sha256::digest(several.concat()))),
+            several => Some(hex(Sha256::digest(several.concat()))),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::header::{Dtype, Header, TensorInfo};
 use super::single_file::{Family, Layout, Prediction, what_it_seems};
 use super::tensors::Shard;
 use super::{Checkpoint, Error, Result, disk};
+use crate::domain::hex;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,13 +99,9 @@ impl Hashes {
         }
         let start = bytes.len().min(0x10_0000);
         let part = Sha256::digest(&bytes[start..bytes.len().min(start + 0x1_0000)]);
-        let (sha256, tail, part) = (hex(&whole.finalize()), hex(&tail.finalize()), hex(&part));
+        let (sha256, tail, part) = (hex(whole.finalize()), hex(tail.finalize()), hex(part));
         Self { auto_v2: sha256[..10].to_owned(), sha256, auto_v3: tail[..12].to_owned(), short: part[..8].to_owned() }
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Looks at a diffusers folder or a safetensors file; `hashed` reads every byte of it.

@@ -21,7 +21,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{Artifact, ImageFormat, InputName, JobId};
+use crate::domain::{Artifact, ImageFormat, InputName, JobId, hex};
 
 /// Pictures by `jobs/<id>/<index>.<ext>` and `jobs/<id>/inputs/<name>`, a parked job's state by `jobs/<id>/parked`. Clones share
 /// the store.
@@ -220,7 +220,7 @@ impl ArtifactStore {
 impl Stored {
     /// As these bytes lie there.
     pub fn of(bytes: &[u8]) -> Self {
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(Sha256::digest(bytes));
         Self { size_bytes: bytes.len() as u64, sha256 }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::domain::{ImageProgress, Job, JobId, QueuePlace, SizeKey};
+use crate::domain::{GroupKey, ImageProgress, Job, JobId, QueuePlace, SizeKey};
 
 /// A job that a worker holds, and what is left of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,10 +40,9 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn of(job: &Job) -> Self {
         let request = &job.request;
-        let (model, width, height) = (request.model().clone(), request.width(), request.height());
         Self {
             job: job.id,
-            size: SizeKey { model, width, height },
+            size: GroupKey::of(request).size(),
             place: job.place(),
             rows: request.rows(),
             steps: request.steps_taken(),

@@ -42,7 +42,7 @@ pub(super) struct Beliefs {
 impl Beliefs {
     /// Takes in one forward; how far it was off, as a share of what it took.
     pub(super) fn learn(&mut self, report: ForwardReport) -> Option<f64> {
-        let ForwardReport { size, rows: _, expected, took, between, cost, memory, most_rows, policy } = report;
+        let ForwardReport { size, expected, took, between, cost, memory, most_rows, policy } = report;
         self.reports += 1;
         self.took += WEIGHT * (took - self.took);
         self.between += WEIGHT * (between - self.between);
@@ -89,7 +89,6 @@ mod tests {
     fn report(width: u32, expected: Option<f64>, took: f64) -> ForwardReport {
         ForwardReport {
             size: SizeKey { model: ModelId::new("m"), width, height: 8 },
-            rows: 2,
             expected,
             took,
             between: 0.5 * took,

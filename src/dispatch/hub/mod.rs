@@ -1,4 +1,5 @@
-//! What workers of this process tell of themselves, and how they are woken and told to leave a job.
+//! What workers of this process tell of themselves, of what their forwards cost and of when jobs were promised to end, and how
+//! they are woken and told to leave a job.
 //!
 //! Holds no job's truth: that is its row in the job store. Knows no engine, so that `service` may hold it.
 
@@ -38,6 +39,21 @@ pub enum WorkerState {
     Draining,
     /// Its device is taken out: it takes no more jobs.
     Failed,
+}
+
+impl WorkerState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Draining, Self::Failed];
+
+    /// As answers and metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// One worker, as told to operators.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::domain::{GenerationRequest, ModelId, OwnerId};
+use crate::domain::{GenerationRequest, ModelId, OwnerId, hex};
 
 /// Names all that decides a request's pictures, to the byte: the request but for who waits for it, the files of its models, and
 /// this program; and whose it is, so that nobody learns of another's. Lower-case hex SHA-256. Requests of one name are drawn once.
@@ -26,5 +26,5 @@ pub fn identity(
         "models": models,
         "request": request.to_drawing(),
     });
-    Some(Sha256::digest(all.to_string()).iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(hex(Sha256::digest(all.to_string())))
 }

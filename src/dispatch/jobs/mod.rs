@@ -291,7 +291,7 @@ pub trait JobStore: Send + Sync {
     async fn heartbeat(&self, leases: &[Lease], lease_ms: u64) -> Result<Vec<LeaseState>>;
     /// Ends an attempt. [`Error::LeaseLost`] when the lease is not held any more: the outcome is then not recorded.
     async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job>;
-    /// Hands a job back, parked or not yet begun; the attempt is not counted.
+    /// Hands a job back, parked or not yet begun; the attempt is not counted. One whose end was asked for ends instead.
     async fn release(&self, lease: &Lease) -> Result<Job>;
     /// What [`JobStore::rescue_expired`] does, for a worker that knows at once that this attempt is lost; `reason` goes on from
     /// "the last one:".

@@ -1,14 +1,12 @@
 //! What a job's pictures are drawn on and controlled by, of the files that came with its request.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::PATIENCE;
 use super::pool::PoolParts;
 use crate::domain::{GenerationRequest, InputName, Job};
 use crate::images::{self, Canvas, ControlPicture, Framing, InputLimits};
 
-/// Longest time a job's files may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// They were held to the limits when they came, which may have been others.
 const AS_THEY_ARE: InputLimits = InputLimits { max_bytes: usize::MAX, max_pixels: u64::MAX };
 

@@ -38,8 +38,9 @@ impl JobRun {
             let model = models.iter().find(|model| model.id() == id)?;
             model.pipeline().info().files.clone()
         };
-        let is_as_named =
-            jobs::identity(&claimed.job.request, claimed.job.owner.as_ref(), files) == claimed.job.identity;
+        let job = &claimed.job;
+        let named = |identity| jobs::identity(&job.request, job.owner.as_ref(), files).as_ref() == Some(identity);
+        let is_as_named = job.identity.as_ref().is_none_or(named);
         Self {
             claimed,
             is_preparing: true,
@@ -132,7 +133,7 @@ impl JobRun {
             }
         };
         let ended = end(&parts, &self.claimed.lease, outcome).await;
-        if self.was_parked {
+        if self.was_parked && ended.is_some() {
             parked::remove(&parts, self.claimed.job.id).await;
         }
         ended
@@ -153,15 +154,43 @@ impl JobRun {
 
     /// Uncounted, to the queue.
     pub(super) async fn hand_back(&self, parts: &PoolParts) {
-        match parts.jobs.release(&self.claimed.lease).await {
-            Ok(_) => {
-                parts.hub.left(self.id());
-                parts.events.publish(self.id(), JobEventKind::Queued).await;
-                tracing::info!(job.id = %self.id(), "handed back to the queue");
-                parts.hub.wake();
-            }
-            Err(error) => tracing::warn!(job.id = %self.id(), %error, "cannot hand a job back; it will be rescued"),
+        // Before another worker here can take it.
+        parts.hub.left(self.id());
+        if release(parts, &self.claimed.lease).await {
+            parts.events.publish(self.id(), JobEventKind::Queued).await;
+            tracing::info!(job.id = %self.id(), "handed back to the queue");
+            parts.hub.wake();
         }
+    }
+}
+
+/// Gives a job back, uncounted: whether it waits again. One whose end was asked for ends instead, and that is told.
+pub(super) async fn release(parts: &PoolParts, lease: &Lease) -> bool {
+    match parts.jobs.release(lease).await {
+        Ok(job) if job.status.is_terminal() => {
+            announce(parts, job).await;
+            remove_drawn(parts, lease.job_id).await;
+            false
+        }
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(job.id = %lease.job_id, %error, "cannot hand a job back; it will be rescued");
+            false
+        }
+    }
+}
+
+/// What was drawn of a job that did not succeed, and where it stood: nobody will ask for them.
+pub(super) async fn remove_drawn(parts: &PoolParts, job: JobId) {
+    if let Err(error) = parts.artifacts.remove_drawn(job).await {
+        tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
+    }
+}
+
+/// Ends an attempt without success. What a lost lease was for is another's now, with its pictures.
+pub(super) async fn end_without(parts: &PoolParts, lease: &Lease, outcome: Outcome) {
+    if end(parts, lease, outcome).await.is_some() {
+        remove_drawn(parts, lease.job_id).await;
     }
 }
 
@@ -207,6 +236,7 @@ pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) -> O
             }
             Err(jobs::Error::LeaseLost(id)) => {
                 tracing::warn!(job.id = %id, "the lease was lost before the job ended; nothing is recorded");
+                parts.hub.left(id);
                 return None;
             }
             Err(error) => {
@@ -217,6 +247,7 @@ pub(super) async fn end(parts: &PoolParts, lease: &Lease, outcome: Outcome) -> O
         }
     }
     tracing::error!(job.id = %lease.job_id, "gave up recording a job's end; it will be rescued");
+    parts.hub.left(lease.job_id);
     None
 }
 

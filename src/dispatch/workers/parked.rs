@@ -2,18 +2,14 @@
 //!
 //! None of it must be there: a job whose state is gone, damaged or another's starts anew, and the log says why.
 
-use std::time::Duration;
-
 use futures::future::join_all;
 
+use super::PATIENCE;
 use super::job_run::JobRun;
 use super::pool::PoolParts;
 use crate::diffusion::engine::{MAX_PARKED_BYTES, ParkedJob};
 use crate::dispatch::artifacts::{ArtifactStore, Stored};
 use crate::domain::{Artifact, ImageProgress, Job, JobEventKind, JobId};
-
-/// Longest time a state may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a claimed job stood when it was parked; `None` where it was not, or where that cannot be used.
 pub(super) async fn fetch(parts: &PoolParts, job: &Job) -> Option<Box<ParkedJob>> {

@@ -1,6 +1,6 @@
 //! Jobs whose pictures another job has: they are given copies, and nothing is drawn.
 
-use super::job_run::end;
+use super::job_run::{end, release};
 use super::pool::PoolParts;
 use crate::dispatch::jobs::{Answer, ClaimRequest, ClaimedJob, Origin, Outcome};
 use crate::domain::{Job, JobEventKind, JobTimings};
@@ -60,9 +60,7 @@ pub(super) async fn answer_waiting(parts: &PoolParts, ended: &Job, request: Clai
                 answer(parts, &claimed, copies, "in_flight").await;
             }
             None => {
-                if let Err(error) = parts.jobs.release(&claimed.lease).await {
-                    tracing::warn!(job.id = %claimed.job.id, %error, "cannot hand a job back; it will be rescued");
-                }
+                release(parts, &claimed.lease).await;
                 parts.hub.wake();
             }
         }

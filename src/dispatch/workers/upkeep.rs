@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::job_run::remove_drawn;
 use super::pool::PoolParts;
 use crate::dispatch::jobs::{Overdue, Rescued};
 use crate::domain::{Job, JobError, JobEventKind, JobId};
@@ -48,10 +49,8 @@ pub(super) async fn announce(parts: &PoolParts, rescued: Rescued) {
     if kind.is_terminal() {
         let status = if matches!(kind, JobEventKind::Cancelled) { "cancelled" } else { "failed" };
         parts.metrics.jobs_ended.with_label_values(&[status]).inc();
-        // A lost attempt may have left pictures; nobody will ask for them.
-        if let Err(error) = parts.artifacts.remove_drawn(id).await {
-            tracing::warn!(job.id = %id, %error, "cannot remove the pictures of a lost job");
-        }
+        // A lost attempt may have left pictures.
+        remove_drawn(parts, id).await;
     }
     parts.events.publish(id, kind).await;
     parts.hub.wake();
@@ -83,9 +82,11 @@ pub(super) async fn expire(parts: PoolParts) {
 async fn expired(parts: &PoolParts, job: Job) {
     tracing::info!(job.id = %job.id, "a waiting job's deadline is over");
     parts.metrics.jobs_ended.with_label_values(&[job.status.name()]).inc();
-    // An attempt that was lost or handed back may have left pictures; nobody will ask for them.
-    if let Err(error) = parts.artifacts.remove_drawn(job.id).await {
-        tracing::warn!(job.id = %job.id, %error, "cannot remove the pictures of an expired job");
+    // An attempt that was lost or handed back may have left pictures.
+    remove_drawn(parts, job.id).await;
+    if job.identity.is_some() {
+        // The next that waited for its pictures may be drawn now.
+        parts.hub.wake();
     }
     let error = job.error.expect("an expired job says why. This is a bug in jobs.");
     parts.events.publish(job.id, JobEventKind::Failed(error)).await;

@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::preparing::{Claimed, Preparing};
 use self::watchdog::{Failure, Standing};
 use super::Error;
 use super::filling::Filling;
-use super::job_run::{JobRun, end};
+use super::job_run::{JobRun, end_without};
 use super::models::{Collection, Held};
 use super::parked;
 use super::pool::{PoolParts, WorkerOptions};
 use crate::diffusion::engine::{self, BatchReport, EngineDemand, EngineEvent, EngineHandle};
 use crate::dispatch::hub::{Work, WorkerState, WorkerStatus};
-use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, LeaseState, Outcome, Select};
+use crate::dispatch::jobs::{ClaimRequest, ClaimedJob, Lease, LeaseState, Outcome, Select};
 use crate::domain::{
     ErrorCode, ImageFormat, ImageProgress, JobError, JobEventKind, JobId, ModelId, OutputOptions, WorkerId,
 };
@@ -57,8 +57,8 @@ pub(super) struct Worker {
     /// claimed meanwhile: a job that came back at once would be taken for the one it was.
     leaving: HashMap<JobId, JobRun>,
     /// Drawn; their pictures are being stored.
-    ending: JoinSet<JobId>,
-    ending_leases: HashMap<JobId, ClaimedJob>,
+    ending: JoinSet<()>,
+    ending_leases: HashMap<task::Id, Lease>,
     batches: u64,
     /// Jobs of the last forward; 0 while none has run.
     batch_jobs: u32,
@@ -165,11 +165,7 @@ impl Worker {
                         self.heed_ready(ready).await;
                     }
                 }
-                Some(ended) = self.ending.join_next(), if !self.ending.is_empty() => {
-                    if let Ok(job) = ended {
-                        self.ending_leases.remove(&job);
-                    }
-                }
+                ended = self.ending.join_next_with_id(), if !self.ending.is_empty() => self.heed_ended(ended),
                 _ = heartbeats.tick() => self.heartbeat().await,
                 cancel = cancels.recv() => self.heed_cancel(cancel).await,
                 ask = asks.recv() => self.heed_ask(ask),
@@ -282,14 +278,6 @@ impl Worker {
         })
     }
 
-    /// Uncounted: nothing was tried. The next look finds it again.
-    async fn hand_back(&self, claimed: ClaimedJob) {
-        let id = claimed.job.id;
-        if let Err(error) = self.parts.jobs.release(&claimed.lease).await {
-            tracing::warn!(job.id = %id, %error, "cannot hand a job back; it will be rescued");
-        }
-    }
-
     async fn heed(&mut self, event: EngineEvent) {
         match event {
             EngineEvent::Failed { code: ErrorCode::DeviceFailed, message, .. } => {
@@ -351,25 +339,21 @@ impl Worker {
     fn end_beside<F: Future<Output = ()> + Send + 'static>(&mut self, job: JobId, rest: impl FnOnce(JobRun) -> F) {
         if let Some(mut run) = self.aboard.remove(&job) {
             run.let_models_go();
-            self.ending_leases.insert(job, run.claimed.clone());
-            let rest = rest(run);
-            self.ending.spawn(async move {
-                rest.await;
-                job
-            });
+            let lease = run.claimed.lease.clone();
+            let task = self.ending.spawn(rest(run));
+            self.ending_leases.insert(task.id(), lease);
         }
+    }
+
+    /// What was left to do of a job is done, or panicked: then the rescue finds it.
+    fn heed_ended(&mut self, ended: Option<Result<(task::Id, ()), task::JoinError>>) {
+        let id = ended.map(|ended| ended.map_or_else(|error| error.id(), |(id, ())| id));
+        id.map(|id| self.ending_leases.remove(&id));
     }
 
     async fn end(&mut self, job: JobId, outcome: Outcome) {
         if let Some(run) = self.aboard.remove(&job) {
-            end(&self.parts, &run.claimed.lease, outcome).await;
-            self.remove_drawn(job).await;
-        }
-    }
-
-    async fn remove_drawn(&self, job: JobId) {
-        if let Err(error) = self.parts.artifacts.remove_drawn(job).await {
-            tracing::warn!(job.id = %job, %error, "cannot remove the pictures of a job that did not succeed");
+            end_without(&self.parts, &run.claimed.lease, outcome).await;
         }
     }
 
@@ -396,8 +380,8 @@ impl Worker {
     }
 
     async fn heartbeat(&mut self) {
-        let held = self.aboard.values().map(|run| &run.claimed).chain(self.ending_leases.values());
-        let leases: Vec<_> = held.map(|claimed| claimed.lease.clone()).collect();
+        let held = self.aboard.values().map(|run| &run.claimed.lease).chain(self.ending_leases.values());
+        let leases: Vec<_> = held.cloned().collect();
         if leases.is_empty() {
             return;
         }

@@ -45,7 +45,7 @@ pub(in crate::http) struct WorkerBody {
     /// Such as `cpu`.
     device: String,
     /// `idle`, `busy`, `draining` or `failed`.
-    state: String,
+    state: &'static str,
     /// Jobs aboard.
     jobs: u32,
     /// Forwards run since it started.
@@ -94,13 +94,11 @@ pub(in crate::http) struct EtaBody {
 impl From<Stats> for StatsBody {
     fn from(stats: Stats) -> Self {
         let workers = stats.workers.into_iter().map(|(name, it)| {
-            // As the log and the metrics name states.
-            let state = format!("{:?}", it.state).to_lowercase();
             (
                 name,
                 WorkerBody {
                     device: it.device,
-                    state,
+                    state: it.state.name(),
                     jobs: it.jobs,
                     batches: it.batches,
                     failures: it.failures,

@@ -102,8 +102,8 @@ pub(in crate::http) struct CreateJobBody {
     /// Seconds from now within which it must have ended: a job that still waits or runs then fails with the code `expired`; one
     /// that runs leaves its batch at the next step. Not below `start_within`.
     expires_in: Option<u32>,
-    /// Whether an identical request's pictures will do, where there are some or they are being drawn: one that agrees in all that
-    /// decides the pictures, and has a `seed` that was chosen. `priority`, `start_within`, `expires_in` and `metadata` may
+    /// Whether an identical request's pictures will do, where there are some or they are being drawn: one of the same key that
+    /// agrees in all that decides the pictures, and has a `seed` that was chosen and no `controls`. `priority`, `start_within`, `expires_in` and `metadata` may
     /// differ. The job is its own, and so are its pictures, which are the same to the byte. True when absent.
     reuse: Option<bool>,
     /// Your own words, handed back as they came.

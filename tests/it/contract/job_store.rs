@@ -9,7 +9,7 @@ use darkroom::dispatch::jobs::{
 };
 use darkroom::domain::{ErrorCode, Job, JobError, JobId, JobStatus, JobTimings, OwnerId, Timestamp};
 
-use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, plain, succeeded, with};
+use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, new_job, plain, succeeded, with};
 
 fn ids(jobs: &[Job]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
@@ -71,12 +71,8 @@ async fn a_finished_lease_ends_nothing_twice(bed: Bed) {
 
 async fn a_retry_with_its_key_finds_its_job(bed: Bed) {
     let keyed = |fingerprint: &str| NewJob {
-        id: JobId::generate(),
-        owner: None,
-        request: plain(),
         idempotency: Some(Idempotency { key: "key-1".to_owned(), fingerprint: fingerprint.to_owned() }),
-        identity: None,
-        answer: None,
+        ..new_job(plain())
     };
     let Inserted::New(job) = bed.store.insert(keyed("a")).await.unwrap() else { panic!("is new") };
     assert_eq!(bed.store.insert(keyed("a")).await.unwrap(), Inserted::Existing(job.clone()));
@@ -91,14 +87,8 @@ async fn a_retry_with_its_key_finds_its_job(bed: Bed) {
 
 async fn a_job_is_its_owners(bed: Bed) {
     let idempotency = || Some(Idempotency { key: "key-1".to_owned(), fingerprint: "a".to_owned() });
-    let of = |owner: Option<&str>| NewJob {
-        id: JobId::generate(),
-        owner: owner.map(OwnerId::new),
-        identity: None,
-        answer: None,
-        request: plain(),
-        idempotency: idempotency(),
-    };
+    let of =
+        |owner: Option<&str>| NewJob { owner: owner.map(OwnerId::new), idempotency: idempotency(), ..new_job(plain()) };
     let mut jobs = Vec::new();
     for owner in [None, Some("alice"), Some("bob")] {
         let Inserted::New(job) = bed.store.insert(of(owner)).await.unwrap() else { panic!("is new") };
@@ -122,8 +112,7 @@ async fn retries_at_once_make_one_job(bed: Bed) {
     let tries = (0..16).map(|_| {
         let store = bed.store.clone();
         let idempotency = Some(Idempotency { key: "key".to_owned(), fingerprint: "same".to_owned() });
-        let new =
-            NewJob { id: JobId::generate(), owner: None, request: plain(), idempotency, identity: None, answer: None };
+        let new = NewJob { idempotency, ..new_job(plain()) };
         tokio::spawn(async move { store.insert(new).await.unwrap() })
     });
     let results = futures::future::join_all(tries).await;
@@ -133,7 +122,7 @@ async fn retries_at_once_make_one_job(bed: Bed) {
 
 async fn an_id_is_taken_once(bed: Bed) {
     let job = bed.insert(plain()).await;
-    let again = NewJob { id: job.id, owner: None, request: plain(), idempotency: None, identity: None, answer: None };
+    let again = NewJob { id: job.id, ..new_job(plain()) };
     assert!(matches!(bed.store.insert(again).await, Err(Error::Storage(_))));
     assert_eq!(bed.store.get(job.id).await.unwrap(), Some(job));
 }
@@ -142,14 +131,7 @@ async fn a_full_queue_refuses_until_a_job_is_taken(bed: Bed) {
     for _ in 0..OPTIONS.max_queued {
         bed.insert(plain()).await;
     }
-    let new = || NewJob {
-        id: JobId::generate(),
-        owner: None,
-        request: plain(),
-        idempotency: None,
-        identity: None,
-        answer: None,
-    };
+    let new = || new_job(plain());
     assert!(matches!(bed.store.insert(new()).await, Err(Error::QueueFull { limit: 1_000 })));
     bed.one().await;
     assert!(matches!(bed.store.insert(new()).await, Ok(Inserted::New(_))));

@@ -50,12 +50,13 @@ pub(super) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp::from_unix_ms(1_700_000_000_000)))
 }
 
+/// Nobody's in particular, drawn whatever was before.
+pub(super) fn new_job(request: GenerationRequest) -> NewJob {
+    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None }
+}
+
 pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {
-    match store
-        .insert(NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None })
-        .await
-        .unwrap()
-    {
+    match store.insert(new_job(request)).await.unwrap() {
         Inserted::New(job) => job,
         Inserted::Existing(job) => panic!("{} is not new", job.id),
     }

@@ -5,7 +5,7 @@ use darkroom::dispatch::jobs::{
 };
 use darkroom::domain::{GenerationRequest, Job, JobId, JobStatus};
 
-use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, plain, succeeded, with};
+use super::job_store_bed::{Bed, LEASE_MS, OPTIONS, claim, new_job, plain, succeeded, with};
 
 for_every_store! {
     only_the_oldest_of_an_identity_is_claimed_and_none_while_it_runs,
@@ -22,14 +22,7 @@ for_every_store! {
 
 async fn named(bed: &Bed, request: GenerationRequest, identity: &str) -> Job {
     bed.clock.advance_ms(1);
-    let new = NewJob {
-        id: JobId::generate(),
-        owner: None,
-        request,
-        idempotency: None,
-        identity: Some(identity.to_owned()),
-        answer: None,
-    };
+    let new = NewJob { identity: Some(identity.to_owned()), ..new_job(request) };
     match bed.store.insert(new).await.unwrap() {
         Inserted::New(job) => job,
         Inserted::Existing(job) => panic!("{} is not new", job.id),
@@ -144,14 +137,7 @@ async fn pictures_drawn_by_other_files_answer_nobody(bed: Bed) {
 
 fn answered(from: &Job) -> NewJob {
     let answer = Answer { from: from.id, images: from.images.clone(), warnings: from.warnings.clone() };
-    NewJob {
-        id: JobId::generate(),
-        owner: None,
-        request: plain(),
-        idempotency: None,
-        identity: Some("a".to_owned()),
-        answer: Some(answer),
-    }
+    NewJob { identity: Some("a".to_owned()), answer: Some(answer), ..new_job(plain()) }
 }
 
 async fn a_job_that_is_answered_as_it_comes_never_waits(bed: Bed) {
@@ -223,14 +209,7 @@ async fn two_processes_never_draw_one_identity_at_once() {
     let (east, west) = (open(&path, OPTIONS, clock.clone()), open(&path, OPTIONS, clock.clone()));
     let (east, west) = (east.await.unwrap(), west.await.unwrap());
     for _ in 0..5 {
-        let new = NewJob {
-            id: JobId::generate(),
-            owner: None,
-            request: plain(),
-            idempotency: None,
-            identity: Some("a".to_owned()),
-            answer: None,
-        };
+        let new = NewJob { identity: Some("a".to_owned()), ..new_job(plain()) };
         east.insert(new).await.unwrap();
     }
     let (one, two) = tokio::join!(east.claim(claim(8)), west.claim(claim(8)));

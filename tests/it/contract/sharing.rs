@@ -10,6 +10,7 @@ use darkroom::dispatch::jobs::{JobStore, NewJob};
 use darkroom::dispatch::workers::WorkerOptions;
 use darkroom::domain::{DeviceSpec, GenerationRequest, Job, JobId, JobStatus, Priority, SystemClock};
 
+use super::job_store_bed::new_job;
 use super::workers::{PATIENCE, options, parts, pool_with, store, watched};
 use crate::support::drafts::{checked, draft, pipeline};
 use crate::support::gate::Gate;
@@ -23,7 +24,7 @@ fn request(seed: u64, steps: i64, priority: Priority) -> GenerationRequest {
 }
 
 async fn accept(jobs: &dyn JobStore, id: JobId, request: GenerationRequest) {
-    jobs.insert(NewJob { id, owner: None, request, idempotency: None, identity: None, answer: None }).await.unwrap();
+    jobs.insert(NewJob { id, ..new_job(request) }).await.unwrap();
 }
 
 /// Until the job's first event of this kind.

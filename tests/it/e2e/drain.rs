@@ -18,6 +18,13 @@ async fn evaluations(server: &Server) -> u64 {
     stats["workers"].as_object().unwrap().values().map(|worker| worker["batches"].as_u64().unwrap()).sum()
 }
 
+/// Jobs that it went on with where they had been parked.
+async fn resumed(server: &Server) -> u64 {
+    let metrics = reqwest::get(format!("{}/metrics", server.url())).await.unwrap().text().await.unwrap();
+    let told = metrics.lines().find_map(|line| line.strip_prefix("darkroom_resumed_jobs_total "));
+    told.expect("the metric").parse().unwrap()
+}
+
 async fn steps_taken(server: &Server, job: &str) -> u64 {
     server.get(&format!("/v1/jobs/{job}")).await["progress"]["step"].as_u64().unwrap()
 }
@@ -48,6 +55,7 @@ async fn a_bulk_job_that_a_drain_parked_goes_on_to_the_same_bytes() {
     assert_eq!((&ended["status"], &ended["attempts"]), (&"succeeded".into(), &1.into()), "{ended}");
     let made = evaluations(&server).await;
     assert!(made <= u64::from(LONG) - SOME, "{made} evaluations after the first {SOME}");
+    assert_eq!(resumed(&server).await, 1);
     // It goes right after the end is told.
     let gone = async {
         while state(data.path(), &job).exists() {
@@ -103,6 +111,6 @@ async fn a_state_that_was_damaged_is_not_used() {
 
     let server = Server::start(data.path(), &[]);
     assert_eq!(server.finished(&job).await["status"], "succeeded");
-    assert!(evaluations(&server).await > 1);
+    assert_eq!(resumed(&server).await, 0, "it was used");
     assert_eq!(server.picture(&job).await, generated(9, LONG), "it starts anew");
 }

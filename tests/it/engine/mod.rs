@@ -174,6 +174,15 @@ fn a_cancelled_neighbour_changes_nothing_and_leaves_at_the_next_step() {
     }
 }
 
+/// Which jobs failed, and how.
+fn failed(events: &[EngineEvent]) -> Vec<(JobId, ErrorCode)> {
+    let failed = |event: &EngineEvent| match event {
+        EngineEvent::Failed { job, code, .. } => Some((*job, *code)),
+        _ => None,
+    };
+    events.iter().filter_map(failed).collect()
+}
+
 #[test]
 fn one_guilty_job_fails_alone_whatever_its_fault() {
     let faults = [
@@ -190,14 +199,7 @@ fn one_guilty_job_fails_alone_whatever_its_fault() {
             _ => Fault::None,
         });
         let events = run_together(&jobs, EngineOptions { fault: Some(hook), ..EngineOptions::default() }, |_, _| {});
-        let failed: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event {
-                EngineEvent::Failed { job, code, .. } => Some((*job, *code)),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(failed, [(guilty, code)], "{fault:?}");
+        assert_eq!(failed(&events), [(guilty, code)], "{fault:?}");
         let together = pictures(&events);
         for (id, request) in jobs.iter().filter(|(id, _)| *id != guilty) {
             assert!(together[&(*id, 0)] == alone(request)[0], "{fault:?} {}", request.prompt());

@@ -9,7 +9,7 @@ use darkroom::diffusion::engine::{EngineEvent, EngineOptions, Fault, FaultHook, 
 use darkroom::diffusion::pipelines::{self, Changes, ModelSource, Pipeline};
 use darkroom::domain::{DeviceSpec, ErrorCode, GenerationRequest, HiresDraft, JobId, RequestDraft};
 
-use super::{alone, job, pictures, run_together, run_together_with};
+use super::{alone, failed, job, pictures, run_together, run_together_with};
 use crate::support::drafts::{checked, draft, fixtures};
 
 /// A test that fails lets its engine go.
@@ -98,14 +98,7 @@ fn a_picture_that_cannot_be_decoded_fails_its_job_alone() {
             _ => Fault::None,
         });
         let events = run_together(&jobs, EngineOptions { fault: Some(hook), ..EngineOptions::default() }, |_, _| {});
-        let failed: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event {
-                EngineEvent::Failed { job, code, .. } => Some((*job, *code)),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(failed, [(guilty, code)], "{fault:?}");
+        assert_eq!(failed(&events), [(guilty, code)], "{fault:?}");
         assert_told_in_order(&events, &jobs);
         for (id, request) in &jobs[1..] {
             assert!(pictures(&events)[&(*id, 0)] == alone(request)[0], "{fault:?}");

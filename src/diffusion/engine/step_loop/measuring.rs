@@ -15,7 +15,6 @@ impl StepLoop {
         let Some(cost) = self.batcher.cost(key) else { return };
         let report = ForwardReport {
             size: SizeKey { model: key.model.clone(), width: key.width, height: key.height },
-            rows,
             expected,
             took,
             between,

@@ -12,7 +12,7 @@ impl Worker {
             let _ = self.engine.park(*job);
         }
         self.engine.give_up();
-        let mut watch = interval(watchdog::period(&self.options));
+        let (mut watch, mut heartbeats) = (interval(watchdog::period(&self.options)), interval(self.options.lease / 3));
         // Its thread lets go of the channel when it ends; a watchdog that gives it up, for it.
         while !self.engine_is_gone {
             tokio::select! {
@@ -21,9 +21,16 @@ impl Worker {
                     None => break,
                 },
                 _ = watch.tick() => self.watch().await,
+                // A forward may take longer than a lease.
+                _ = heartbeats.tick() => self.heartbeat().await,
             }
         }
-        while self.ending.join_next().await.is_some() {}
+        while !self.ending.is_empty() {
+            tokio::select! {
+                ended = self.ending.join_next_with_id() => self.heed_ended(ended),
+                _ = heartbeats.tick() => self.heartbeat().await,
+            }
+        }
         for run in self.aboard.into_values() {
             run.hand_back(&self.parts).await;
         }

@@ -2,6 +2,7 @@
 //! the worker's loop and its engine's. They count as aboard meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::task::JoinSet;
@@ -10,12 +11,16 @@ use super::Worker;
 use super::watchdog::Failure;
 use crate::diffusion::engine::{self, EngineJob, EngineOptions, ParkedJob, Prepared};
 use crate::dispatch::jobs::{Answer, Outcome};
+use crate::dispatch::workers::PATIENCE;
 use crate::dispatch::workers::inputs::{self, Given, NotGiven};
 use crate::dispatch::workers::models::Held;
 use crate::dispatch::workers::parked;
 use crate::dispatch::workers::pool::PoolParts;
 use crate::dispatch::workers::reusing;
 use crate::domain::{Artifact, BatchingPolicy, ErrorCode, GenerationRequest, GroupKey, Job, JobError, JobId, SizeKey};
+
+/// How long a job is kept whose files cannot be fetched, before it goes back to the queue.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What comes aboard together, job by job.
 pub(super) type Preparing = JoinSet<Vec<Ready>>;
@@ -90,13 +95,20 @@ async fn ready(parts: PoolParts, options: EngineOptions, party: Vec<Claimed>) ->
 
 /// What a job is drawn on, where it is to be drawn at all.
 async fn given(parts: &PoolParts, job: &Job) -> Result<Given, NotReady> {
-    if let Some(answer) = reusing::stored(parts, job).await {
+    // A store that takes too long is no reason not to draw.
+    let answer = tokio::time::timeout(PATIENCE, reusing::stored(parts, job)).await;
+    if let Some(answer) = answer.ok().flatten() {
         return Err(NotReady::Answered(answer));
     }
-    inputs::given(parts, job).await.map_err(|error| match error {
-        NotGiven::Missing(message) => NotReady::Refused(JobError { code: ErrorCode::Internal, message }),
-        NotGiven::NotNow(reason) => NotReady::NotNow(reason),
-    })
+    match inputs::given(parts, job).await {
+        Ok(given) => Ok(given),
+        Err(NotGiven::Missing(message)) => Err(NotReady::Refused(JobError { code: ErrorCode::Internal, message })),
+        Err(NotGiven::NotNow(reason)) => {
+            // Back in the queue it is claimed again at once.
+            tokio::time::sleep(PAUSE).await;
+            Err(NotReady::NotNow(reason))
+        }
+    }
 }
 
 /// Runs on a thread that may block.

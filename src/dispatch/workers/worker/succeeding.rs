@@ -6,7 +6,7 @@ use std::future::Future;
 use super::{JobRun, Worker};
 use crate::dispatch::jobs::{Answer, ClaimRequest, Select};
 use crate::dispatch::workers::{parked, reusing};
-use crate::domain::{Job, JobId};
+use crate::domain::{Job, JobId, JobStatus};
 
 impl Worker {
     /// Has `finish` end a job that is aboard, and says how it ended to those that wait for its pictures.
@@ -28,8 +28,8 @@ impl Worker {
             let finished = finish(run);
             async move {
                 // One that was drawn by other files than its identity names has none any more.
-                let ended = finished.await.filter(|ended| ended.identity.is_some() && !ended.images.is_empty());
-                match (ended, request) {
+                let is_named = |ended: &Job| ended.identity.is_some() && ended.status == JobStatus::Succeeded;
+                match (finished.await.filter(is_named), request) {
                     (Some(ended), Some(request)) => reusing::answer_waiting(&parts, &ended, request).await,
                     // The next of them may be drawn now.
                     (None, Some(_)) => parts.hub.wake(),
@@ -44,7 +44,9 @@ impl Worker {
         let parts = self.parts.clone();
         self.succeed_beside(job, |run| async move {
             let ended = reusing::answer(&parts, &run.claimed, answer, "stored").await;
-            parked::remove(&parts, job).await;
+            if ended.is_some() {
+                parked::remove(&parts, job).await;
+            }
             ended
         });
     }

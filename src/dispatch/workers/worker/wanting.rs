@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use crate::dispatch::jobs::{ClaimedJob, Outcome, Select};
-use crate::dispatch::workers::job_run::end;
+use crate::dispatch::workers::job_run::{end_without, release};
 use crate::dispatch::workers::models::Held;
 use crate::domain::{ErrorCode, JobError, ModelId};
 
@@ -59,7 +59,8 @@ impl Worker {
             None => {
                 self.models.lack(models, claimed.job.place().rank_ms);
                 tracing::info!(job.id = %claimed.job.id, worker = %self.id, "a job waits for another of its models");
-                self.hand_back(claimed).await;
+                // Nothing was tried. The next look finds it again.
+                release(&self.parts, &claimed.lease).await;
             }
         }
     }
@@ -67,7 +68,6 @@ impl Worker {
     async fn fail_unavailable(&self, claimed: ClaimedJob, model: &ModelId, reason: &str) {
         let message = format!("model `{model}` cannot be loaded: {reason}");
         let error = JobError { code: ErrorCode::ModelUnavailable, message };
-        end(&self.parts, &claimed.lease, Outcome::Failed(error)).await;
-        self.remove_drawn(claimed.job.id).await;
+        end_without(&self.parts, &claimed.lease, Outcome::Failed(error)).await;
     }
 }

@@ -40,12 +40,15 @@ export function askForKey(why) {
       field.value = "";
       form.removeEventListener("submit", given);
       keep(text);
+      dialog.onclose = null;
       dialog.close();
       resolve();
     };
     form.addEventListener("submit", given);
     // Nothing is there without a key.
     dialog.oncancel = (event) => event.preventDefault();
+    // A browser may close it all the same, at the second Escape.
+    dialog.onclose = () => dialog.showModal();
     if (!dialog.open) dialog.showModal();
   });
 }

@@ -71,7 +71,9 @@ export class Viewer {
     pictureAt(image.url).then((here) => {
       download.href = here;
       if (at === this.#at) picture.src = here;
-    }, () => picture.removeAttribute("src"));
+    }, () => {
+      if (at === this.#at) picture.removeAttribute("src");
+    });
   }
 
   #showActions(job, image, download) {
