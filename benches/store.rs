@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench store`. SQLite commits wait for the disk, so its numbers are the disk's as much as ours.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ use tokio::runtime::Runtime;
 
 const WAITING: usize = 10_000;
 const BATCH: u32 = 8;
-const OPTIONS: StoreOptions = StoreOptions { max_queued: u64::MAX, max_attempts: 3, retention_ms: 60_000 };
+const OPTIONS: StoreOptions =
+    StoreOptions { max_queued: u64::MAX, max_attempts: 3, retention_ms: 60_000, weights: BTreeMap::new() };
 
 /// Nobody's in particular, drawn whatever was before.
 fn new_job(request: GenerationRequest) -> NewJob {
@@ -77,6 +79,7 @@ async fn claim(store: &dyn JobStore) -> Vec<ClaimedJob> {
         max_rows: BATCH,
         max_row_pixels: u64::MAX,
         lease_ms: 3_600_000,
+        speed: None,
     };
     let claimed = store.claim(request).await.expect("the store answers");
     assert_eq!(claimed.len(), BATCH as usize);
@@ -86,7 +89,7 @@ async fn claim(store: &dyn JobStore) -> Vec<ClaimedJob> {
 /// Ends what was claimed, and clears it away: the store stays as it was.
 async fn finish(store: &dyn JobStore, claimed: &[ClaimedJob]) -> Duration {
     let mut took = Duration::ZERO;
-    for ClaimedJob { job, lease } in claimed {
+    for ClaimedJob { job, lease, .. } in claimed {
         let started = Instant::now();
         black_box(store.finish(lease, Outcome::Cancelled).await.expect("the lease is held"));
         took += started.elapsed();

@@ -29,7 +29,7 @@ enum Command {
 struct NewArgs {
     /// Whose the jobs will be that come with it.
     name: String,
-    /// For its share of the devices, 1 to 1000; checked, but the queue does not go by it yet.
+    /// Its share of the devices next to the weights of others who have jobs waiting, 1 to 1000.
     #[arg(long, default_value_t = 1)]
     weight: u32,
     /// Sees everybody's jobs.

@@ -19,7 +19,7 @@ pub struct KeySettings {
     pub name: String,
     /// Lower-case or upper-case hex of the key's SHA-256.
     pub sha256: String,
-    /// Its share of the devices next to the others', 1 to 1000.
+    /// Its share of the devices, in pixel-steps, next to the weights of others who have jobs waiting; 1 to 1000.
     #[serde(default = "one")]
     pub weight: u32,
     /// Sees everybody's jobs.

@@ -184,7 +184,8 @@ pub struct Job {
 /// A job's place in the queue: the smallest is the oldest, and next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueuePlace {
-    /// When it was accepted, in milliseconds since the Unix epoch, moved by its priority.
+    /// When it was accepted, in milliseconds since the Unix epoch, moved by its priority. Where owners have shares of the
+    /// devices, that of a job which a worker took: when its owner's turn was, in time of the devices, so moved.
     pub rank_ms: i64,
     /// Of two accepted in the same millisecond, the first has the smaller id.
     pub id: JobId,

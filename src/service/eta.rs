@@ -3,7 +3,8 @@
 //! A size's work is counted in row-steps: rows of a forward times steps. A device does as many of them a second as a forward of the
 //! rows that it will have has rows, over the seconds that it takes. Jobs of one size share forwards; those of others that stand
 //! before a job are done first. Left out: jobs yet to come that will stand before it, samplers that evaluate more than once
-//! a step, that a second pass is of another size, and that jobs which wait for the pictures of an identical one are not drawn.
+//! a step, that a second pass is of another size, and that jobs which wait for the pictures of an identical one are not drawn. Where owners
+//! have shares, what is aboard is compared by acceptance, not by turns.
 
 use crate::dispatch::hub::{Belief, Outlook};
 use crate::dispatch::jobs::WaitingWork;

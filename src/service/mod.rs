@@ -21,13 +21,14 @@ pub use error::{Error, Result};
 pub use images::StoredImage;
 pub use inputs::{GivenPicture, PictureSource};
 pub use loras::{EmptyShelf, LoraShelf, hash_loras};
-pub use queries::{ModelStanding, Page, Readiness};
+pub use queries::{ModelStanding, OwnerShare, Page, Readiness};
 pub use reuse::{ModelFiles, UnknownFiles};
 pub use stats::Stats;
 pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
 pub use view::JobView;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -36,7 +37,7 @@ use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::EventBus;
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::JobStore;
-use crate::domain::{Clock, Limits, ModelInfo};
+use crate::domain::{Clock, Limits, ModelInfo, OwnerId};
 use crate::telemetry::Metrics;
 
 /// How the service works.
@@ -50,6 +51,8 @@ pub struct ServiceOptions {
     pub max_watchers: usize,
     /// Whether a request is answered with the pictures of an identical one.
     pub reuse: bool,
+    /// Owners' shares of the devices: told in stats, kept by the store.
+    pub weights: BTreeMap<OwnerId, u32>,
 }
 
 /// What the service works with.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Caller, GenerationService, JobView, Result};
 use crate::dispatch::hub::{WorkerState, WorkerStatus};
-use crate::dispatch::jobs::JobFilter;
+use crate::dispatch::jobs::{JobFilter, OwnerWork};
 use crate::domain::{JobId, JobStatus, ModelId, ModelState, ModelStatus};
 
 /// Some jobs, and where the next ones begin.
@@ -16,6 +16,21 @@ pub struct Page {
     pub jobs: Vec<JobView>,
     /// Ask for jobs before this one; `None` at the end.
     pub next: Option<JobId>,
+}
+
+/// What one owner has in the queue, and was given of the devices.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OwnerShare {
+    /// Of the devices, next to the others' weights.
+    pub weight: u32,
+    /// Jobs waiting.
+    pub queued: u64,
+    /// Jobs with a worker.
+    pub running: u64,
+    /// Pictures x steps x pixels of all jobs that workers took and did not hand back, since there were keys.
+    pub pixel_steps: u64,
+    /// The same as a part of everybody's, 0 to 1.
+    pub share: f64,
 }
 
 /// How a served model stands on the devices of this process.
@@ -76,6 +91,27 @@ impl GenerationService {
             views.push(self.view_by(job, &forecast).await?);
         }
         Ok(Page { jobs: views, next })
+    }
+
+    /// By owner's name, for callers who see everybody's jobs, on a server with keys; empty otherwise. Jobs without an owner
+    /// stand under the empty name.
+    ///
+    /// # Errors
+    /// A store that failed.
+    pub async fn owners(&self, caller: &Caller) -> Result<BTreeMap<String, OwnerShare>> {
+        let weights = &self.options.weights;
+        if weights.is_empty() || caller.confined_to().is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let known = self.parts.jobs.owners().await?;
+        let all: u64 = known.iter().map(|work| work.pixel_steps).sum();
+        let told = |OwnerWork { owner, queued, running, pixel_steps }: OwnerWork| {
+            let weight = owner.as_ref().and_then(|owner| weights.get(owner)).copied().unwrap_or(1);
+            let share = pixel_steps as f64 / all.max(1) as f64;
+            let name = owner.map_or_else(String::new, |owner| owner.to_string());
+            (name, OwnerShare { weight, queued, running, pixel_steps, share })
+        };
+        Ok(known.into_iter().map(told).collect())
     }
 
     /// How a served model stands here.

@@ -9,7 +9,7 @@ use crate::domain::{ImageProgress, Job, JobStatus};
 pub struct JobView {
     /// Its row.
     pub job: Job,
-    /// Jobs before it, while it waits.
+    /// Jobs before it, while it waits; where owners have shares, about as many as will go before it.
     pub queue_position: Option<u64>,
     /// When it will likely have ended, from now, in milliseconds; unknown until a forward of its model was measured.
     pub eta_ms: Option<u64>,
@@ -25,12 +25,18 @@ impl GenerationService {
 
     /// The same of one of several jobs.
     pub(super) async fn view_by(&self, job: Job, forecast: &Forecast) -> super::Result<JobView> {
-        let queue_position = match job.status {
-            JobStatus::Queued => self.parts.jobs.position(job.id).await?,
+        let ahead = match job.status {
+            JobStatus::Queued => self.parts.jobs.ahead(job.id).await?,
             _ => None,
         };
+        let queue_position = ahead.as_ref().map(|ahead| ahead.iter().map(|work| work.jobs).sum());
         let progress = self.progress(&job);
-        let eta_ms = self.eta_ms(&job, forecast).await?;
+        let seconds = match (job.status, &ahead) {
+            (JobStatus::Queued, Some(ahead)) => forecast.waiting(&job, ahead),
+            (JobStatus::Running, _) => forecast.running(&job),
+            _ => None,
+        };
+        let eta_ms = seconds.map(|seconds| (seconds * 1e3).ceil() as u64);
         Ok(JobView { job, queue_position, eta_ms, progress })
     }
 
@@ -53,19 +59,6 @@ impl GenerationService {
         }
     }
 
-    /// When a job will have ended, from now; unknown until a forward of its model was measured.
-    async fn eta_ms(&self, job: &Job, forecast: &Forecast) -> super::Result<Option<u64>> {
-        let seconds = match job.status {
-            JobStatus::Queued => {
-                let ahead = self.parts.jobs.waiting_work(Some(job.place())).await?;
-                forecast.waiting(job, &ahead)
-            }
-            JobStatus::Running => forecast.running(job),
-            _ => None,
-        };
-        Ok(seconds.map(|seconds| (seconds * 1e3).ceil() as u64))
-    }
-
     /// What is known of the way ahead now.
     pub(super) async fn forecast(&self) -> super::Result<Forecast> {
         let waiting_rows = self.parts.jobs.stats().await?.waiting_rows;
@@ -75,7 +68,7 @@ impl GenerationService {
     /// When the queue will likely have room again, in seconds: from 1 to 120, beyond which clients give up.
     pub(super) async fn retry_after_s(&self) -> u64 {
         let free = async {
-            let waiting = self.parts.jobs.waiting_work(None).await?;
+            let waiting = self.parts.jobs.waiting_work().await?;
             super::Result::Ok(self.forecast().await?.place_free(&waiting))
         };
         // Unmeasured: ten seconds, a guess.

@@ -1,16 +1,18 @@
 //! A queue in memory: for `generate`, for tests, and for servers whose jobs may die with them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::record::{Record, Room, fill_order, pixel_steps, row_pixels};
+use super::memory_state::State;
+use super::record::{Record, Room};
+use super::shares::Account;
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels, WaitingWork,
+    Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp};
+use crate::domain::{Clock, Job, JobId, JobStatus, ModelId, OwnerId, Timestamp};
 
 /// [`JobStore`] in one process's memory; every method holds one lock and never waits for anything else.
 pub struct MemoryStore {
@@ -19,217 +21,16 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
-struct State {
-    records: BTreeMap<JobId, Record>,
-    waiting: BTreeSet<QueuePlace>,
-    groups: BTreeMap<GroupKey, BTreeSet<QueuePlace>>,
-    running: BTreeSet<JobId>,
-    /// By owner and idempotency key.
-    keys: HashMap<(Option<OwnerId>, String), JobId>,
-    identities: HashMap<String, Identical>,
-    /// Of jobs that wait or run.
-    deadlines: BTreeSet<(Timestamp, JobId)>,
-    pixel_steps: u64,
-    waiting_rows: u64,
-}
-
-/// Jobs of one identity.
-#[derive(Default)]
-struct Identical {
-    waiting: BTreeSet<QueuePlace>,
-    running: BTreeSet<JobId>,
-    /// By when they ended.
-    succeeded: BTreeSet<(Option<Timestamp>, JobId)>,
-}
-
-impl Identical {
-    fn put(&mut self, Record { job, place, .. }: &Record) {
-        match job.status {
-            JobStatus::Queued => drop(self.waiting.insert(*place)),
-            JobStatus::Running => drop(self.running.insert(job.id)),
-            JobStatus::Succeeded => drop(self.succeeded.insert((job.ended_at, job.id))),
-            JobStatus::Failed | JobStatus::Cancelled => {}
-        }
-    }
-
-    /// Whether none is left.
-    fn take(&mut self, Record { job, place, .. }: &Record) -> bool {
-        self.waiting.remove(place);
-        self.running.remove(&job.id);
-        self.succeeded.remove(&(job.ended_at, job.id));
-        self.waiting.is_empty() && self.running.is_empty() && self.succeeded.is_empty()
-    }
-}
-
 impl MemoryStore {
     /// An empty store.
     pub fn new(options: StoreOptions, clock: Arc<dyn Clock>) -> Self {
-        Self { options, clock, state: Mutex::default() }
+        let state = Mutex::new(State::new(options.weights.clone(), clock.now()));
+        Self { options, clock, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves whole records behind: each is replaced in one go.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Puts a record in its place, and takes its former self out of where it stood.
-    fn put(&mut self, record: Record) {
-        self.take(record.job.id);
-        let place = record.place;
-        match record.job.status {
-            JobStatus::Queued => {
-                self.waiting.insert(place);
-                self.waiting_rows += u64::from(record.job.request.rows());
-                self.groups.entry(GroupKey::of(&record.job.request)).or_default().insert(place);
-            }
-            JobStatus::Running => {
-                self.running.insert(record.job.id);
-            }
-            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => {}
-        }
-        if !record.job.status.is_terminal() {
-            self.pixel_steps += pixel_steps(&record.job.request);
-        }
-        if let Some(identity) = &record.job.identity {
-            self.identities.entry(identity.clone()).or_default().put(&record);
-        }
-        if let Some(deadline) = record.job.deadline() {
-            self.deadlines.insert((deadline, record.job.id));
-        }
-        if let Some(idempotency) = &record.idempotency {
-            self.keys.insert((record.job.owner.clone(), idempotency.key.clone()), record.job.id);
-        }
-        self.records.insert(record.job.id, record);
-    }
-
-    fn take(&mut self, id: JobId) -> Option<Record> {
-        let record = self.records.remove(&id)?;
-        let place = record.place;
-        if self.waiting.remove(&place) {
-            self.waiting_rows -= u64::from(record.job.request.rows());
-        }
-        self.running.remove(&id);
-        let key = GroupKey::of(&record.job.request);
-        if let Some(group) = self.groups.get_mut(&key) {
-            group.remove(&place);
-            if group.is_empty() {
-                self.groups.remove(&key);
-            }
-        }
-        if !record.job.status.is_terminal() {
-            self.pixel_steps -= pixel_steps(&record.job.request);
-        }
-        if let Some(identity) = &record.job.identity
-            && let Some(known) = self.identities.get_mut(identity)
-            && known.take(&record)
-        {
-            self.identities.remove(identity);
-        }
-        if let Some(deadline) = record.job.deadline() {
-            self.deadlines.remove(&(deadline, id));
-        }
-        if let Some(idempotency) = &record.idempotency {
-            self.keys.remove(&(record.job.owner.clone(), idempotency.key.clone()));
-        }
-        Some(record)
-    }
-
-    fn overdue(&self, now: Timestamp) -> Vec<JobId> {
-        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
-    }
-
-    /// Takes waiting jobs whose deadline is over from where claims look. They end by [`JobStore::expire_overdue`], or are
-    /// cancelled before; none of them is put back.
-    fn hide_overdue(&mut self, now: Timestamp) {
-        for id in self.overdue(now) {
-            let Record { job, place, .. } = &self.records[&id];
-            let key = GroupKey::of(&job.request);
-            if let Some(group) = self.groups.get_mut(&key) {
-                group.remove(place);
-                if group.is_empty() {
-                    self.groups.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Works on a copy, so that a refused change leaves the record as it was.
-    fn held(&self, lease: &Lease) -> Result<Record> {
-        self.records.get(&lease.job_id).cloned().ok_or(Error::LeaseLost(lease.job_id))
-    }
-
-    /// The places of the selected jobs, in order; all that the caps let in are among them.
-    fn selected(&self, request: &ClaimRequest) -> Vec<QueuePlace> {
-        // Each job has a row at least.
-        let most = request.max_rows.max(1) as usize;
-        let drawn = |key: &GroupKey| request.models.contains(&key.model);
-        match &request.select {
-            Select::Identical(identity) => self.identities.get(identity).map_or_else(Vec::new, |identical| {
-                let is_in_time = |place: &&QueuePlace| self.is_in_time(place);
-                identical.waiting.iter().filter(is_in_time).copied().collect()
-            }),
-            Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| self.first(group, most)),
-            Select::Other { except, before } => {
-                let group = self.oldest_group(|key| drawn(key) && key.size() != *except);
-                let is_before = |oldest: &QueuePlace| before.is_none_or(|before| *oldest < before);
-                let group = group.filter(|group| self.firsts(group).next().is_some_and(is_before));
-                group.map_or_else(Vec::new, |group| self.first(group, most))
-            }
-            Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
-            Select::Fill { size, steps, before } => {
-                let of = |steps| {
-                    let SizeKey { model, width, height } = size.clone();
-                    GroupKey { model, width, height, steps }
-                };
-                let of_size = self.groups.range(of(0)..=of(u32::MAX));
-                let first = |group: &BTreeSet<QueuePlace>| {
-                    let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
-                    self.firsts(group).take(most).take_while(is_before).copied().collect::<Vec<_>>()
-                };
-                let mut by_age: Vec<QueuePlace> = of_size.flat_map(|(_, group)| first(group)).collect();
-                by_age.sort_unstable();
-                by_age.truncate(most);
-                let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, first);
-                fill_order(&by_age, &alike)
-            }
-        }
-    }
-
-    fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<QueuePlace>> {
-        let groups = self.groups.iter().filter(|(key, _)| wanted(key)).map(|(_, group)| group);
-        let oldest = |group| Some((self.firsts(group).next().copied()?, group));
-        groups.filter_map(oldest).min_by_key(|(oldest, _)| *oldest).map(|(_, group)| group)
-    }
-
-    fn first(&self, group: &BTreeSet<QueuePlace>, most: usize) -> Vec<QueuePlace> {
-        self.firsts(group).take(most).copied().collect()
-    }
-
-    /// Without those that another of their identity is, or will be, drawn for.
-    fn firsts<'a>(&'a self, group: &'a BTreeSet<QueuePlace>) -> impl Iterator<Item = &'a QueuePlace> {
-        group.iter().filter(|place| {
-            let identity = self.records[&place.id].job.identity.as_ref();
-            let known = identity.and_then(|identity| self.identities.get(identity));
-            known.is_none_or(|known| known.running.is_empty() && known.waiting.first() == Some(*place))
-        })
-    }
-
-    /// Whether claims look at it: see [`State::hide_overdue`].
-    fn is_in_time(&self, place: &QueuePlace) -> bool {
-        let group = self.groups.get(&GroupKey::of(&self.records[&place.id].job.request));
-        group.is_some_and(|group| group.contains(place))
-    }
-
-    fn fitting(&self, request: &ClaimRequest) -> Vec<JobId> {
-        let mut room = Room::of(request);
-        let fits = |id: &JobId| {
-            let asked = &self.records[id].job.request;
-            room.take(u64::from(asked.rows()), row_pixels(asked))
-        };
-        self.selected(request).into_iter().map(|place| place.id).take_while(fits).collect()
     }
 }
 
@@ -275,28 +76,14 @@ impl JobStore for MemoryStore {
         Ok(jobs.filter(wanted).take(filter.limit as usize).cloned().collect())
     }
 
-    async fn position(&self, id: JobId) -> Result<Option<u64>> {
+    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>> {
         let state = self.state();
-        let Some(record) = state.records.get(&id).filter(|record| record.job.status == JobStatus::Queued) else {
-            return Ok(None);
-        };
-        Ok(Some(state.waiting.range(..record.place).count() as u64))
+        Ok(state.records.get(&id).and_then(|record| state.ahead(record)))
     }
 
-    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>> {
+    async fn waiting_work(&self) -> Result<Vec<WaitingWork>> {
         let state = self.state();
-        let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
-        let mut work: BTreeMap<SizeKey, WaitingWork> = BTreeMap::new();
-        for place in state.waiting.iter().take_while(is_before) {
-            let request = &state.records[&place.id].job.request;
-            let size = GroupKey::of(request).size();
-            let none = WaitingWork { size: size.clone(), jobs: 0, rows: 0, row_steps: 0 };
-            let sum = work.entry(size).or_insert(none);
-            sum.jobs += 1;
-            sum.rows += u64::from(request.rows());
-            sum.row_steps += u64::from(request.rows()) * u64::from(request.steps_taken());
-        }
-        Ok(work.into_values().collect())
+        Ok(state.work(state.waiting.iter()))
     }
 
     async fn identical(&self, identity: &str) -> Result<Option<Job>> {
@@ -309,7 +96,7 @@ impl JobStore for MemoryStore {
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {
         let state = self.state();
         let mut oldest: BTreeMap<&ModelId, i64> = BTreeMap::new();
-        for (key, group) in &state.groups {
+        for ((_, key), group) in &state.groups {
             if let Some(place) = group.first() {
                 let rank = oldest.entry(&key.model).or_insert(place.rank_ms);
                 *rank = place.rank_ms.min(*rank);
@@ -324,10 +111,12 @@ impl JobStore for MemoryStore {
         let now = self.clock.now();
         state.hide_overdue(now);
         let mut claimed = Vec::new();
-        for id in state.fitting(&request) {
-            let mut record = state.records[&id].clone();
+        let mut room = Room::of(&request);
+        let turns = state.selected(&request).into_iter();
+        for turn in turns.take_while(|turn| room.take(turn.job.rows, turn.job.row_pixels)) {
+            let mut record = state.records[&turn.place.id].clone();
             let lease = record.claim(&request, now)?;
-            claimed.push(ClaimedJob { job: record.job.clone(), lease });
+            claimed.push(ClaimedJob { job: record.job.clone(), lease, place: turn.place });
             state.put(record);
         }
         Ok(claimed)
@@ -426,6 +215,20 @@ impl JobStore for MemoryStore {
         let state = self.state();
         let (queued, running) = (state.waiting.len() as u64, state.running.len() as u64);
         Ok(QueueStats { queued, running, pixel_steps: state.pixel_steps, waiting_rows: state.waiting_rows })
+    }
+
+    async fn owners(&self) -> Result<Vec<OwnerWork>> {
+        let state = self.state();
+        let count = |owner: &Option<OwnerId>, status| {
+            state.records.values().filter(|record| record.job.owner == *owner && record.job.status == status).count()
+        };
+        let work = |(owner, account): (&Option<OwnerId>, &Account)| OwnerWork {
+            owner: owner.clone(),
+            queued: count(owner, JobStatus::Queued) as u64,
+            running: count(owner, JobStatus::Running) as u64,
+            pixel_steps: account.pixel_steps,
+        };
+        Ok(state.accounts.iter().map(work).collect())
     }
 
     async fn ping(&self) -> Result<()> {

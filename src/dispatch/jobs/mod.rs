@@ -4,14 +4,20 @@
 
 mod identity;
 mod memory;
+mod memory_claims;
+mod memory_state;
 mod record;
+mod shares;
 mod sqlite;
+mod sqlite_claims;
 mod sqlite_identical;
 mod sqlite_rows;
 
 pub use identity::identity;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
@@ -96,9 +102,12 @@ pub struct ClaimRequest {
     pub max_row_pixels: u64,
     /// How long the lease lasts without a heartbeat.
     pub lease_ms: u64,
+    /// Pixel-steps a second of all devices, as lately measured: tells how far two owners' turns are apart in time.
+    pub speed: Option<f64>,
 }
 
-/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::place`].
+/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::place`]; where owners have weights
+/// ([`StoreOptions::weights`]), each owner's line is so ordered, and of two lines that goes first whose turn it is.
 ///
 /// Of several jobs of one [`Job::identity`] only the oldest can be taken to be drawn, and none while one of them runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +143,8 @@ pub struct ClaimedJob {
     pub job: Job,
     /// The right to finish it.
     pub lease: Lease,
+    /// Where it stands next to others that were claimed or wait: [`Job::place`], or by its owner's turn.
+    pub place: QueuePlace,
 }
 
 /// What a heartbeat learned of one lease.
@@ -248,6 +259,19 @@ pub struct WaitingWork {
     pub row_steps: u64,
 }
 
+/// What one owner has in the queue, and was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerWork {
+    /// `None`: all jobs without an owner.
+    pub owner: Option<OwnerId>,
+    /// Jobs waiting.
+    pub queued: u64,
+    /// Jobs with a worker.
+    pub running: u64,
+    /// Pictures x steps x pixels of all jobs that workers took and did not hand back, since there were weights.
+    pub pixel_steps: u64,
+}
+
 /// Models that waiting jobs need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingModels {
@@ -258,7 +282,7 @@ pub struct WaitingModels {
 }
 
 /// Settings every store needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Most jobs waiting; one more is refused with [`Error::QueueFull`].
     pub max_queued: u64,
@@ -266,6 +290,8 @@ pub struct StoreOptions {
     pub max_attempts: u32,
     /// How long an ended job is kept.
     pub retention_ms: u64,
+    /// Owners' shares of the devices; jobs of others, and of nobody, have 1. Empty: all jobs stand in one line.
+    pub weights: BTreeMap<OwnerId, u32>,
 }
 
 /// The durable queue. Every method is atomic; time comes from the store's own [`crate::domain::Clock`].
@@ -277,10 +303,11 @@ pub trait JobStore: Send + Sync {
     async fn get(&self, id: JobId) -> Result<Option<Job>>;
     /// Newest first.
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
-    /// How many jobs stand before this one in the queue: 0 is next. `None` when it does not wait.
-    async fn position(&self, id: JobId) -> Result<Option<u64>>;
-    /// The work that waits and stands before this place, or all that waits; by size, in any order.
-    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>>;
+    /// The work that stands before a waiting job, by size, in any order; `None` when it does not wait. Where owners have weights,
+    /// about what will go before it, were no more jobs to come.
+    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>>;
+    /// All work that waits, by size, in any order.
+    async fn waiting_work(&self) -> Result<Vec<WaitingWork>>;
     /// The latest job of this [`Job::identity`] that succeeded and is kept; whoever copies its pictures sees whether they are.
     async fn identical(&self, identity: &str) -> Result<Option<Job>>;
     /// What waits, by the models it needs; in any order.
@@ -308,6 +335,8 @@ pub trait JobStore: Send + Sync {
     async fn remove_expired(&self, limit: u32) -> Result<Vec<Job>>;
     /// The queue at a glance.
     async fn stats(&self) -> Result<QueueStats>;
+    /// By owner; those who never had a job with [`StoreOptions::weights`] are left out.
+    async fn owners(&self) -> Result<Vec<OwnerWork>>;
     /// Whether the store answers.
     async fn ping(&self) -> Result<()>;
 }

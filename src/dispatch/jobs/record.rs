@@ -280,6 +280,13 @@ impl Room {
     }
 }
 
+/// Whether a job ended, or waits again, and nothing was drawn for it: what its owner does not pay for.
+pub(super) fn is_undrawn(job: &Job) -> bool {
+    let codes = [ErrorCode::ModelUnavailable, ErrorCode::WorkerLost];
+    let failed = job.error.as_ref().is_some_and(|error| codes.contains(&error.code));
+    failed || job.status == JobStatus::Queued || job.reused_from.is_some()
+}
+
 /// Rows x width x height of the largest evaluation.
 pub(super) fn row_pixels(request: &GenerationRequest) -> u64 {
     u64::from(request.rows()) * request.most_pixels()

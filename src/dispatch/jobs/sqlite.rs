@@ -3,9 +3,8 @@
 //! Writes take SQLite's one write lock at once (`BEGIN IMMEDIATE`), so what a method reads stays true until it commits:
 //! two processes never claim the same job. Within a process writers line up at a pool of one connection.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +14,16 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
-use super::record::{Record, Room, fill_order};
-use super::sqlite_identical::{self, first_of_its_identity};
-use super::sqlite_rows::{id_bytes, insert, job_id, key_column, record, update, waiting_work};
+use super::record::{Record, Room, is_undrawn, pixel_steps};
+use super::shares::Scale;
+use super::sqlite_claims::{Shares, owners, selected, waiting_work};
+use super::sqlite_identical;
+use super::sqlite_rows::{id_bytes, insert, key_column, record, update};
 use super::{
     Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, QueueStats, Rescued, Result, Select, StoreOptions, WaitingModels, WaitingWork,
+    Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
 };
-use crate::domain::{Clock, GroupKey, Job, JobId, ModelId, QueuePlace, SizeKey, Timestamp};
+use crate::domain::{Clock, Job, JobId, ModelId, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -37,6 +38,8 @@ const RESCUE_LIMIT: i64 = 256;
 pub struct SqliteStore {
     options: StoreOptions,
     clock: Arc<dyn Clock>,
+    /// For the engines of this process.
+    scale: Mutex<Scale>,
     reader: SqlitePool,
     writer: SqlitePool,
 }
@@ -59,7 +62,8 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await.map_err(told)?;
         migrate(&writer, path).await?;
         let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect).await.map_err(told)?;
-        Ok(Self { options, clock, reader, writer })
+        let scale = Mutex::new(Scale::starting(clock.now().unix_ms()));
+        Ok(Self { options, clock, scale, reader, writer })
     }
 
     /// Closes the file; calls after this fail. Dropping the store does the same, without waiting.
@@ -70,6 +74,20 @@ impl SqliteStore {
 
     async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    fn shares(&self) -> Shares<'_> {
+        let scale = *self.scale.lock().unwrap_or_else(PoisonError::into_inner);
+        Shares { weights: &self.options.weights, scale }
+    }
+
+    /// Writes back what became of an attempt. One that ended before its job was drawn is not its owner's to pay.
+    async fn settle(&self, transaction: &mut SqliteConnection, record: &Record) -> Result<()> {
+        update(transaction, record).await?;
+        if is_undrawn(&record.job) {
+            self.shares().refund(transaction, &record.job, pixel_steps(&record.job.request)).await?;
+        }
+        Ok(())
     }
 }
 
@@ -111,122 +129,6 @@ async fn count_queued(connection: &mut SqliteConnection) -> Result<u64> {
     Ok(count.unsigned_abs())
 }
 
-/// The group of the oldest waiting job of these models: one index look-up a model, as long as no size is excepted. Else
-/// the jobs of this size that stand before the limit are passed over, which are few: they would have been taken first.
-async fn oldest_group(
-    connection: &mut SqliteConnection,
-    request: &ClaimRequest,
-    now: Timestamp,
-) -> Result<Option<GroupKey>> {
-    let (except, before) = match &request.select {
-        Select::Other { except, before } => (Some(except), *before),
-        _ => (None, None),
-    };
-    let mut oldest: Option<(QueuePlace, GroupKey)> = None;
-    for model in &request.models {
-        let mut query = QueryBuilder::new("SELECT id, rank_ms, width, height, steps FROM jobs WHERE status = 'queued'");
-        query.push(" AND model = ").push_bind(model.as_str());
-        in_time(&mut query, now);
-        first_of_its_identity(&mut query);
-        stands_before(&mut query, before);
-        for size in except.iter().filter(|size| size.model == *model) {
-            query.push(" AND NOT (width = ").push_bind(size.width);
-            query.push(" AND height = ").push_bind(size.height).push(")");
-        }
-        query.push(" ORDER BY rank_ms, id LIMIT 1");
-        let row = query.build().fetch_optional(&mut *connection).await?;
-        let Some(row) = row else { continue };
-        let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job_id(&row)? };
-        if oldest.as_ref().is_none_or(|(other, _)| place < *other) {
-            let (width, height) = (row.try_get("width")?, row.try_get("height")?);
-            oldest = Some((place, GroupKey { model: model.clone(), width, height, steps: row.try_get("steps")? }));
-        }
-    }
-    Ok(oldest.map(|(_, group)| group))
-}
-
-fn in_time(query: &mut QueryBuilder<Sqlite>, now: Timestamp) {
-    query.push(" AND (deadline_ms IS NULL OR deadline_ms > ").push_bind(now.unix_ms()).push(")");
-}
-
-fn stands_before(query: &mut QueryBuilder<Sqlite>, before: Option<QueuePlace>) {
-    if let Some(before) = before {
-        query.push(" AND (rank_ms, id) < (").push_bind(before.rank_ms);
-        query.push(", ").push_bind(id_bytes(before.id)).push(")");
-    }
-}
-
-/// Whether a claim would find anything: for a look without the write lock.
-async fn is_anything(connection: &mut SqliteConnection, request: &ClaimRequest, now: Timestamp) -> Result<bool> {
-    match &request.select {
-        Select::Group | Select::Other { .. } => Ok(oldest_group(connection, request, now).await?.is_some()),
-        Select::Identical(identity) => Ok(!sqlite_identical::waiting(connection, identity, now).await?.is_empty()),
-        Select::Fill { size, before, .. } => Ok(!waiting(connection, size, (None, *before), 1, now).await?.is_empty()),
-    }
-}
-
-/// The selected jobs that fit, in order.
-async fn fitting(connection: &mut SqliteConnection, request: &ClaimRequest, now: Timestamp) -> Result<Vec<JobId>> {
-    // Each job has a row at least.
-    let most = request.max_rows.max(1);
-    let selected = match &request.select {
-        Select::Group | Select::Other { .. } => match oldest_group(connection, request, now).await? {
-            Some(group) => waiting(connection, &group.size(), (Some(group.steps), None), most, now).await?,
-            None => Vec::new(),
-        },
-        Select::Identical(identity) => return sqlite_identical::waiting(connection, identity, now).await,
-        Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
-        Select::Fill { size, steps, before } => {
-            let by_age = waiting(connection, size, (None, *before), most, now).await?;
-            let alike = waiting(connection, size, (Some(*steps), *before), most, now).await?;
-            let places = |jobs: &[(QueuePlace, RowCount)]| jobs.iter().map(|(place, _)| *place).collect::<Vec<_>>();
-            let rows: HashMap<QueuePlace, RowCount> = by_age.iter().chain(&alike).copied().collect();
-            let order = fill_order(&places(&by_age), &places(&alike));
-            order.into_iter().map(|place| (place, rows[&place])).collect()
-        }
-    };
-    let mut room = Room::of(request);
-    let fits = |(place, RowCount { rows, row_pixels }): (QueuePlace, RowCount)| {
-        room.take(rows, row_pixels).then_some(place.id)
-    };
-    Ok(selected.into_iter().map_while(fits).collect())
-}
-
-/// What a job adds to a forward.
-#[derive(Clone, Copy)]
-struct RowCount {
-    rows: u64,
-    row_pixels: u64,
-}
-
-/// The oldest waiting jobs of a size, or of a size and step count, and what each adds to a forward.
-async fn waiting(
-    connection: &mut SqliteConnection,
-    size: &SizeKey,
-    (steps, before): (Option<u32>, Option<QueuePlace>),
-    most: u32,
-    now: Timestamp,
-) -> Result<Vec<(QueuePlace, RowCount)>> {
-    let mut query = QueryBuilder::new("SELECT id, rank_ms, row_count FROM jobs WHERE status = 'queued'");
-    query.push(" AND model = ").push_bind(size.model.as_str());
-    query.push(" AND width = ").push_bind(size.width).push(" AND height = ").push_bind(size.height);
-    if let Some(steps) = steps {
-        query.push(" AND steps = ").push_bind(steps);
-    }
-    in_time(&mut query, now);
-    first_of_its_identity(&mut query);
-    stands_before(&mut query, before);
-    query.push(" ORDER BY rank_ms, id LIMIT ").push_bind(most);
-    let jobs = query.build().fetch_all(connection).await?;
-    let read = |row: &SqliteRow| {
-        let rows = u64::from(row.try_get::<u32, _>("row_count")?);
-        let row_pixels = rows * u64::from(size.width) * u64::from(size.height);
-        let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job_id(row)? };
-        Ok((place, RowCount { rows, row_pixels }))
-    };
-    jobs.iter().map(read).collect()
-}
-
 /// Jobs that have not ended and whose deadline is over, going by the column.
 async fn overdue(connection: &mut SqliteConnection, now: Timestamp, most: i64) -> Result<Vec<Record>> {
     let text = "SELECT * FROM jobs WHERE deadline_ms IS NOT NULL AND deadline_ms <= ? \
@@ -247,6 +149,9 @@ impl JobStore for SqliteStore {
         }
         if new.answer.is_none() && count_queued(&mut transaction).await? >= self.options.max_queued {
             return Err(Error::QueueFull { limit: self.options.max_queued });
+        }
+        if new.answer.is_none() {
+            self.shares().join(&mut transaction, new.owner.as_ref()).await?;
         }
         let record = Record::new(new, &self.options, self.clock.now())?;
         insert(&mut transaction, &record).await?;
@@ -275,26 +180,12 @@ impl JobStore for SqliteStore {
         rows.iter().map(|row| Ok(record(row)?.job)).collect()
     }
 
-    async fn position(&self, id: JobId) -> Result<Option<u64>> {
-        let before: Option<i64> = sqlx::query_scalar(
-            "SELECT (SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND (rank_ms, id) < (me.rank_ms, me.id)) \
-             FROM jobs AS me WHERE me.id = ? AND me.status = 'queued'",
-        )
-        .bind(id_bytes(id))
-        .fetch_optional(&self.reader)
-        .await?;
-        Ok(before.map(i64::unsigned_abs))
+    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>> {
+        self.shares().ahead(&mut *self.reader.acquire().await?, id).await
     }
 
-    async fn waiting_work(&self, before: Option<QueuePlace>) -> Result<Vec<WaitingWork>> {
-        let mut query = QueryBuilder::new(
-            "SELECT model, width, height, COUNT(*) AS jobs, SUM(row_count) AS row_count, \
-             SUM(row_count * steps) AS row_steps FROM jobs WHERE status = 'queued'",
-        );
-        stands_before(&mut query, before);
-        query.push(" GROUP BY model, width, height");
-        let rows = query.build().fetch_all(&self.reader).await?;
-        rows.iter().map(waiting_work).collect()
+    async fn waiting_work(&self) -> Result<Vec<WaitingWork>> {
+        waiting_work(&mut *self.reader.acquire().await?, None).await
     }
 
     async fn identical(&self, identity: &str) -> Result<Option<Job>> {
@@ -317,20 +208,26 @@ impl JobStore for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
         // Idle workers ask often: look without the write lock first, and look again once it is held.
         let mut reader = self.reader.acquire().await?;
-        if !is_anything(&mut reader, &request, self.clock.now()).await? {
+        if selected(&mut reader, &request, &mut self.shares(), 1, self.clock.now()).await?.is_empty() {
             return Ok(Vec::new());
         }
         drop(reader);
         let mut transaction = self.write().await?;
         let now = self.clock.now();
         let mut claimed = Vec::new();
-        for id in fitting(&mut transaction, &request, now).await? {
-            let Some(mut record) = load(&mut transaction, id).await? else { continue };
+        let mut shares = self.shares();
+        // Each job has a row at least.
+        let turns = selected(&mut transaction, &request, &mut shares, request.max_rows.max(1), now).await?;
+        let mut room = Room::of(&request);
+        for turn in turns.into_iter().take_while(|turn| room.take(turn.job.rows, turn.job.row_pixels)) {
+            let Some(mut record) = load(&mut transaction, turn.place.id).await? else { continue };
             let lease = record.claim(&request, now)?;
             update(&mut transaction, &record).await?;
-            claimed.push(ClaimedJob { job: record.job, lease });
+            shares.charge(&mut transaction, &record.job, turn.job.pixel_steps).await?;
+            claimed.push(ClaimedJob { job: record.job, lease, place: turn.place });
         }
         transaction.commit().await?;
+        *self.scale.lock().unwrap_or_else(PoisonError::into_inner) = shares.scale;
         Ok(claimed)
     }
 
@@ -357,7 +254,7 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
         record.finish(lease, outcome, &self.options, self.clock.now())?;
-        update(&mut transaction, &record).await?;
+        self.settle(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(record.job)
     }
@@ -366,7 +263,7 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
         record.release(lease, &self.options, self.clock.now())?;
-        update(&mut transaction, &record).await?;
+        self.settle(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(record.job)
     }
@@ -375,7 +272,7 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
         let rescued = record.lose(lease, reason, &self.options, self.clock.now())?;
-        update(&mut transaction, &record).await?;
+        self.settle(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(rescued)
     }
@@ -406,7 +303,7 @@ impl JobStore for SqliteStore {
         for row in &rows {
             let mut record = record(row)?;
             rescued.push(record.rescue(None, &self.options, now)?);
-            update(&mut transaction, &record).await?;
+            self.settle(&mut transaction, &record).await?;
         }
         transaction.commit().await?;
         Ok(rescued)
@@ -480,6 +377,10 @@ impl JobStore for SqliteStore {
             pixel_steps: count("pixel_steps")?,
             waiting_rows: count("waiting_rows")?,
         })
+    }
+
+    async fn owners(&self) -> Result<Vec<OwnerWork>> {
+        owners(&mut *self.reader.acquire().await?).await
     }
 
     async fn ping(&self) -> Result<()> {

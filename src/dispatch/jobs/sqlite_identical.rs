@@ -4,7 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::Result;
-use super::sqlite_rows::{job_id, record};
+use super::sqlite_rows::record;
 use crate::domain::{Job, JobId, Timestamp};
 
 /// Leaves out jobs that another of their identity is, or will be, drawn for.
@@ -13,14 +13,6 @@ pub(super) fn first_of_its_identity(query: &mut QueryBuilder<Sqlite>) {
         " AND (identity IS NULL OR NOT EXISTS (SELECT 1 FROM jobs AS same WHERE same.identity = jobs.identity \
          AND (same.status = 'running' OR (same.status = 'queued' AND (same.rank_ms, same.id) < (jobs.rank_ms, jobs.id)))))",
     );
-}
-
-/// Those that wait, the oldest first.
-pub(super) async fn waiting(connection: &mut SqliteConnection, identity: &str, now: Timestamp) -> Result<Vec<JobId>> {
-    let text = "SELECT id FROM jobs WHERE identity = ? AND status = 'queued' \
-                AND (deadline_ms IS NULL OR deadline_ms > ?) ORDER BY rank_ms, id";
-    let rows = sqlx::query(text).bind(identity).bind(now.unix_ms()).fetch_all(connection).await?;
-    rows.iter().map(job_id).collect()
 }
 
 /// The latest that succeeded and is kept.

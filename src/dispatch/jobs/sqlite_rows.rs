@@ -42,7 +42,7 @@ pub(super) fn record(row: &SqliteRow) -> Result<Record> {
 }
 
 /// Reads a row of sums over waiting jobs of one size.
-pub(super) fn waiting_work(row: &SqliteRow) -> Result<WaitingWork> {
+pub(super) fn work(row: &SqliteRow) -> Result<WaitingWork> {
     let model = ModelId::new(row.try_get::<String, _>("model")?);
     let size = SizeKey { model, width: row.try_get("width")?, height: row.try_get("height")? };
     let sum = |column: &str| Ok::<u64, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());

@@ -44,25 +44,32 @@ pub(super) async fn answer(parts: &PoolParts, claimed: &ClaimedJob, answer: Answ
     ended
 }
 
-/// Ends the jobs that wait for the pictures of one that has just succeeded; `request` takes them. Those that cannot be given
-/// copies go back to the queue, where the oldest of them is the next to be drawn.
+/// Ends the jobs that wait for the pictures of one that has just succeeded; `request` takes some of them. When one cannot be
+/// given copies it goes back to the queue, and the others stay there: the oldest is the next to be drawn.
 pub(super) async fn answer_waiting(parts: &PoolParts, ended: &Job, request: ClaimRequest) {
-    let claimed = parts.jobs.claim(request).await.unwrap_or_else(|error| {
-        parts.metrics.store_errors.inc();
-        tracing::warn!(job.id = %ended.id, %error, "cannot take the jobs that wait for its pictures");
-        Vec::new()
-    });
-    for claimed in claimed {
-        match copied(parts, ended, &claimed.job).await {
-            Some(copies) => {
-                let attempt = claimed.job.attempts;
-                parts.events.publish(claimed.job.id, JobEventKind::Started { attempt }).await;
-                answer(parts, &claimed, copies, "in_flight").await;
+    loop {
+        let claimed = parts.jobs.claim(request.clone()).await.unwrap_or_else(|error| {
+            parts.metrics.store_errors.inc();
+            tracing::warn!(job.id = %ended.id, %error, "cannot take the jobs that wait for its pictures");
+            Vec::new()
+        });
+        let mut is_done = claimed.is_empty();
+        for claimed in claimed {
+            match copied(parts, ended, &claimed.job).await {
+                Some(copies) => {
+                    let attempt = claimed.job.attempts;
+                    parts.events.publish(claimed.job.id, JobEventKind::Started { attempt }).await;
+                    answer(parts, &claimed, copies, "in_flight").await;
+                }
+                None => {
+                    is_done = true;
+                    release(parts, &claimed.lease).await;
+                    parts.hub.wake();
+                }
             }
-            None => {
-                release(parts, &claimed.lease).await;
-                parts.hub.wake();
-            }
+        }
+        if is_done {
+            return;
         }
     }
 }

@@ -246,7 +246,7 @@ impl Worker {
                 self.lack(claimed).await;
                 continue;
             };
-            let (job, token) = (claimed.job.clone(), claimed.lease.token);
+            let (job, place, token) = (claimed.job.clone(), claimed.place, claimed.lease.token);
             let waited = job.started_at.map_or(0, |started| started.ms_since(job.created_at));
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
@@ -254,7 +254,7 @@ impl Worker {
             self.parts.hub.boarded(&job);
             let kept = models.iter().map(Held::for_job).collect();
             self.aboard.insert(job.id, JobRun::new(claimed, models));
-            taken.push(Claimed { job, token, models: kept });
+            taken.push(Claimed { job, place, token, models: kept });
         }
         let count = taken.len();
         self.prepare(taken);
@@ -270,6 +270,7 @@ impl Worker {
             max_rows,
             max_row_pixels: self.options.engine.caps.max_row_pixels,
             lease_ms: self.options.lease.as_millis() as u64,
+            speed: self.parts.hub.speed(),
         };
         self.parts.jobs.claim(request).await.unwrap_or_else(|error| {
             self.parts.metrics.store_errors.inc();

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::Door;
 use crate::http::errors::Result;
-use crate::service::Stats;
+use crate::service::{Caller, OwnerShare, Stats};
 use crate::telemetry::Distribution;
 
 /// The server at a glance.
@@ -37,6 +37,30 @@ pub(in crate::http) struct StatsBody {
     forwards: Vec<ForwardsBody>,
     /// When jobs were promised to end (`eta_ms` of the answer that accepted them), against when they did.
     eta: EtaBody,
+    /// By the name of their keys, for administrators of a server with keys; jobs that came without a key stand under the empty name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    owners: BTreeMap<String, OwnerBody>,
+}
+
+/// What one owner has in the queue, and was given of the devices.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct OwnerBody {
+    /// Of the devices, next to the others' weights.
+    weight: u32,
+    /// Jobs waiting.
+    queued: u64,
+    /// Jobs with a worker.
+    running: u64,
+    /// Pictures x steps x pixels of all jobs that workers took and did not hand back, since there were keys.
+    pixel_steps: u64,
+    /// The same as a part of everybody's, 0 to 1.
+    share: f64,
+}
+
+impl From<OwnerShare> for OwnerBody {
+    fn from(OwnerShare { weight, queued, running, pixel_steps, share }: OwnerShare) -> Self {
+        Self { weight, queued, running, pixel_steps, share }
+    }
 }
 
 /// A worker.
@@ -131,12 +155,18 @@ impl From<Stats> for StatsBody {
             draining: stats.draining,
             forwards: forwards.collect(),
             eta: EtaBody { jobs: kept.jobs, median_ratio: kept.median_ratio, p90_ratio: kept.p90_ratio },
+            owners: BTreeMap::new(),
         }
     }
 }
 
 /// The server at a glance: queue, speed, workers, what forwards are believed to cost, and how well `eta_ms` was kept.
 #[utoipa::path(get, path = "/v1/stats", tag = "operations", responses((status = 200, description = "Queue, speed and workers.", body = StatsBody)))]
-pub(in crate::http) async fn stats(State(door): State<Door>) -> Result<Json<StatsBody>> {
-    Ok(Json(door.service.stats().await?.into()))
+pub(in crate::http) async fn stats(
+    State(door): State<Door>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<StatsBody>> {
+    let owners = door.service.owners(&caller).await?;
+    let owners = owners.into_iter().map(|(name, share)| (name, share.into())).collect();
+    Ok(Json(StatsBody { owners, ..door.service.stats().await?.into() }))
 }

@@ -26,6 +26,8 @@ mod parameters;
 mod refiner;
 // Identical requests.
 mod reuse;
+// Who gets how much of the devices.
+mod shares;
 // Everything at once, for long.
 mod soak;
 // Server-sent events.

@@ -1,5 +1,6 @@
 //! Stores and what is asked of them, for the suites of `JobStore`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
@@ -13,7 +14,8 @@ use darkroom::domain::{
 
 use super::request;
 
-pub(super) const OPTIONS: StoreOptions = StoreOptions { max_queued: 1_000, max_attempts: 3, retention_ms: 60_000 };
+pub(super) const OPTIONS: StoreOptions =
+    StoreOptions { max_queued: 1_000, max_attempts: 3, retention_ms: 60_000, weights: BTreeMap::new() };
 pub(super) const LEASE_MS: u64 = 10_000;
 
 /// A store with what a test needs around it.
@@ -33,6 +35,17 @@ impl Bed {
         let (clock, folder) = (clock(), tempfile::tempdir().unwrap());
         let store = SqliteStore::open(&folder.path().join("jobs.db"), options, clock.clone()).await.unwrap();
         Self { store: Arc::new(store), clock, _folder: Some(folder) }
+    }
+
+    /// How many jobs stand before this one.
+    pub(super) async fn position(&self, id: JobId) -> Option<u64> {
+        let ahead = self.store.ahead(id).await.unwrap();
+        ahead.map(|ahead| ahead.iter().map(|work| work.jobs).sum())
+    }
+
+    /// Around a store that was opened elsewhere.
+    pub(super) fn of(store: SqliteStore) -> Self {
+        Self { store: Arc::new(store), clock: clock(), _folder: None }
     }
 
     pub(super) async fn insert(&self, request: GenerationRequest) -> Job {
@@ -70,6 +83,7 @@ pub(super) fn claim(max_rows: u32) -> ClaimRequest {
         max_rows,
         max_row_pixels: u64::MAX,
         lease_ms: LEASE_MS,
+        speed: None,
     }
 }
 

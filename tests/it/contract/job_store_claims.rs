@@ -15,14 +15,14 @@ async fn the_oldest_goes_first_moved_by_priority(bed: Bed) {
     let late = bed.insert(priority("normal")).await;
     let order = [&hasty, &normal, &bulk, &late];
     for (place, job) in order.iter().enumerate() {
-        assert_eq!(bed.store.position(job.id).await.unwrap(), Some(place as u64));
+        assert_eq!(bed.position(job.id).await, Some(place as u64));
     }
     for job in order {
         let claimed = bed.one().await;
         assert_eq!(claimed.job.id, job.id);
-        assert_eq!(bed.store.position(job.id).await.unwrap(), None);
+        assert_eq!(bed.position(job.id).await, None);
     }
-    assert_eq!(bed.store.position(JobId::generate()).await.unwrap(), None);
+    assert_eq!(bed.position(JobId::generate()).await, None);
     assert!(bed.store.claim(claim(8)).await.unwrap().is_empty());
 }
 

@@ -1,5 +1,6 @@
 //! What a watcher of a job is told, when everything happens within one millisecond of the clock.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,9 @@ impl Watched {
             loras: Arc::new(EmptyShelf),
             files: Arc::new(UnknownFiles),
         };
-        let options = ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10, reuse: false };
+        let weights = BTreeMap::new();
+        let options =
+            ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10, reuse: false, weights };
         Self { bed, events, service: Arc::new(GenerationService::new(parts, options)), _folder: folder }
     }
 }

@@ -17,7 +17,9 @@ use crate::dispatch::workers::models::Held;
 use crate::dispatch::workers::parked;
 use crate::dispatch::workers::pool::PoolParts;
 use crate::dispatch::workers::reusing;
-use crate::domain::{Artifact, BatchingPolicy, ErrorCode, GenerationRequest, GroupKey, Job, JobError, JobId, SizeKey};
+use crate::domain::{
+    Artifact, BatchingPolicy, ErrorCode, GenerationRequest, GroupKey, Job, JobError, JobId, QueuePlace, SizeKey,
+};
 
 /// How long a job is kept whose files cannot be fetched, before it goes back to the queue.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +30,8 @@ pub(super) type Preparing = JoinSet<Vec<Ready>>;
 /// A job that was claimed, with what it is drawn with.
 pub(super) struct Claimed {
     pub job: Job,
+    /// Where it stands in the engine.
+    pub place: QueuePlace,
     /// Of its lease: tells this attempt from another.
     pub token: u64,
     /// Kept loaded until it is ready; its run keeps them after that.
@@ -119,13 +123,13 @@ fn made(
     options: &EngineOptions,
 ) -> Result<Prepared, NotReady> {
     let Given { canvas, controls } = given?;
-    let Claimed { job, models, .. } = claimed;
+    let Claimed { job, place, models, .. } = claimed;
     let job = EngineJob {
         id: job.id,
         request: Arc::new(job.request.clone()),
         canvas,
         controls,
-        place: job.place(),
+        place: *place,
         pipelines: models.iter().map(|model| model.pipeline().clone()).collect(),
         parked,
     };

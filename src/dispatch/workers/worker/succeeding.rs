@@ -8,6 +8,9 @@ use crate::dispatch::jobs::{Answer, ClaimRequest, Select};
 use crate::dispatch::workers::{parked, reusing};
 use crate::domain::{Job, JobId, JobStatus};
 
+/// Rows of jobs that are given copies under one lease, which nobody renews: each takes milliseconds.
+const ANSWERED_AT_ONCE: u32 = 64;
+
 impl Worker {
     /// Has `finish` end a job that is aboard, and says how it ended to those that wait for its pictures.
     pub(super) fn succeed_beside<F>(&mut self, job: JobId, finish: impl FnOnce(JobRun) -> F)
@@ -21,9 +24,10 @@ impl Worker {
                 worker,
                 models: vec![asked.request.model().clone()],
                 select: Select::Identical(identity),
-                max_rows: u32::MAX,
+                max_rows: ANSWERED_AT_ONCE,
                 max_row_pixels: u64::MAX,
                 lease_ms,
+                speed: None,
             });
             let finished = finish(run);
             async move {
