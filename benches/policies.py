@@ -39,6 +39,9 @@ POLICIES = {
 }
 STEPS = {"pinhole": [10, 15, 25], "wide": [2, 3, 5]}
 SIDES = {"pinhole": 128, "wide": 64}
+# Of each load; the wide one draws few pictures in a minute.
+SECONDS = {"pinhole": 60, "wide": 120}
+LOADS = {"pinhole": [0.5, 0.9, 1.3], "wide": [0.7, 1.3]}
 NAMES = {"pinhole": "pinhole, {side}x{side}, {steps} steps", "wide": "A UNet of SD 1.5's shape, {side}x{side}, {steps} steps"}
 MASK = 2**64 - 1
 
@@ -124,8 +127,8 @@ def measure(model, kind, args):
     # The first of each also warms up.
     capacity = len(steps) / sum(took[len(steps):])
     found = {}
-    for share in args.loads:
-        load = (share * capacity, args.seconds, args.seed)
+    for share in args.loads or LOADS[kind]:
+        load = (share * capacity, args.seconds or SECONDS[kind], args.seed)
         found[share, "diffusers, in turn"] = in_turn(diffusers, arrivals(*load), steps)
         for name, settings in POLICIES.items():
             found[share, name] = served(darkroom, args.threads, settings, load, steps)
@@ -148,8 +151,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "darkroom", help="a release build")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--loads", type=lambda text: [float(share) for share in text.split(",")], default=[0.5, 0.9, 1.3])
-    parser.add_argument("--seconds", type=float, default=60, help="for which jobs come, of each load")
+    parser.add_argument("--loads", type=lambda text: [float(share) for share in text.split(",")], help=f"shares of what diffusers can do; {LOADS} unless told")
+    parser.add_argument("--seconds", type=float, help=f"for which jobs come, of each load; {SECONDS} unless told")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--only", choices=list(STEPS))
     parser.add_argument("--write", type=Path, help="a document whose part between the marks is replaced")
@@ -164,10 +167,10 @@ def main():
             model = ROOT / "models" / "pinhole" if kind == "pinhole" else wide(Path(folder) / "wide")
             found, capacity = measure(model, kind, args)
             name = NAMES[kind].format(side=SIDES[kind], steps="/".join(map(str, STEPS[kind])))
-            parts.append(f"#### {name}\n\ndiffusers can do {capacity:.2f} a second.\n\n{table(found)}")
+            parts.append(f"#### {name}\n\nJobs came for {args.seconds or SECONDS[kind]:.0f} s; diffusers can do {capacity:.2f} a second.\n\n{table(found)}")
     host = tables.machine()
     machine = (f"{host['cores']} cores of {host['cpu']} ({host['vectors']}), {host['memory_gib']} GiB, {host['system']}, {args.threads} threads; "
-               f"other work took {other_work.cores():.2f} cores meanwhile. PyTorch {torch.__version__}. Jobs came for {args.seconds:.0f} s.")
+               f"other work took {other_work.cores():.2f} cores meanwhile. PyTorch {torch.__version__}.")
     text = "\n\n".join([machine, *parts])
     print(text)
     if args.write:

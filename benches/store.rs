@@ -2,6 +2,9 @@
 //!
 //! `cargo bench --bench store`. SQLite commits wait for the disk, so its numbers are the disk's as much as ours.
 
+#[path = "support/jobs.rs"]
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use darkroom::dispatch::jobs::{
-    ClaimRequest, ClaimedJob, JobStore, MemoryStore, NewJob, Outcome, Select, SqliteStore, StoreOptions,
+    ClaimRequest, ClaimedJob, JobStore, MemoryStore, Outcome, Select, SqliteStore, StoreOptions,
 };
-use darkroom::domain::{
-    GenerationRequest, JobId, LatentSpace, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind,
-    SigmaSchedule, SystemClock, WorkerId,
-};
+use darkroom::domain::{GenerationRequest, ModelId, SystemClock, WorkerId};
+use jobs::{MODEL, new_job, request};
 use tokio::runtime::Runtime;
 
 const WAITING: usize = 10_000;
@@ -22,51 +23,14 @@ const BATCH: u32 = 8;
 const OPTIONS: StoreOptions =
     StoreOptions { max_queued: u64::MAX, max_attempts: 3, retention_ms: 60_000, weights: BTreeMap::new() };
 
-/// Nobody's in particular, drawn whatever was before.
-fn new_job(request: GenerationRequest) -> NewJob {
-    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None }
-}
-
 /// Of one of eight groups, as a server with several sizes and step counts would see.
-fn request(group: usize) -> GenerationRequest {
-    let model = ModelInfo {
-        id: ModelId::new("bench"),
-        description: String::new(),
-        family: "stable-diffusion".to_owned(),
-        size_multiple: 8,
-        min_side: 8,
-        max_side: 2048,
-        prompt_tokens: 75,
-        max_clip_skip: 11,
-        guidance_embedded: false,
-        size_conditioning: false,
-        inpainting: false,
-        controlnets: Vec::new(),
-        latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
-        sha256: None,
-        files: None,
-        samplers: vec![SamplerKind::Euler],
-        sigma_schedules: vec![SigmaSchedule::Default],
-        defaults: ModelDefaults {
-            width: 512,
-            height: 512,
-            steps: 20,
-            guidance_scale: 1.0,
-            sampler: SamplerKind::Euler,
-            ..ModelDefaults::default()
-        },
-    };
-    let draft = RequestDraft {
-        prompt: Some("a red circle above a blue square".to_owned()),
-        steps: Some(20 + (group % 8) as i64),
-        ..RequestDraft::default()
-    };
-    draft.validate(&model, &Limits::default(), 1).expect("the draft is valid")
+fn of_a_group(index: usize) -> GenerationRequest {
+    request(512, 20 + (index % 8) as u32)
 }
 
 async fn insert(store: &dyn JobStore, count: usize) {
     for index in 0..count {
-        let new = new_job(request(index));
+        let new = new_job(of_a_group(index));
         black_box(store.insert(new).await.expect("there is room"));
     }
 }
@@ -74,12 +38,11 @@ async fn insert(store: &dyn JobStore, count: usize) {
 async fn claim(store: &dyn JobStore) -> Vec<ClaimedJob> {
     let request = ClaimRequest {
         worker: WorkerId::new("bench"),
-        models: vec![ModelId::new("bench")],
+        models: vec![ModelId::new(MODEL)],
         select: Select::Group,
         max_rows: BATCH,
         max_row_pixels: u64::MAX,
         lease_ms: 3_600_000,
-        speed: None,
     };
     let claimed = store.claim(request).await.expect("the store answers");
     assert_eq!(claimed.len(), BATCH as usize);
@@ -114,7 +77,7 @@ fn measure(criterion: &mut Criterion, runtime: &Runtime, name: &str, store: &dyn
             runtime.block_on(async {
                 let mut took = Duration::ZERO;
                 for _ in 0..count {
-                    let new = new_job(request(0));
+                    let new = new_job(of_a_group(0));
                     let started = Instant::now();
                     let id = new.id;
                     black_box(store.insert(new).await.expect("there is room"));

@@ -4,7 +4,7 @@ use super::traffic::{Arrivals, Family, Mix};
 use super::world::Device;
 
 /// 20 ms whatever the rows and 4 ms each: batching pays.
-const SHARED: Device = Device { fixed: 0.020, per_row: 0.004, cap: 16 };
+pub(super) const SHARED: Device = Device { fixed: 0.020, per_row: 0.004, cap: 16 };
 /// 1 ms and 20 ms a row: batching saves next to nothing.
 const SATURATED: Device = Device { fixed: 0.001, per_row: 0.020, cap: 16 };
 

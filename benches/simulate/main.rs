@@ -6,10 +6,15 @@
 //! `-- --jobs 20000` makes each run shorter, `-- --seeds 10` makes more of them, `-- --only TEXT` runs the families whose
 //! name contains the text. `-- --move-by MS` tries another order than age: every job stands so much later in the queue for
 //! each of its steps, or earlier where that is below 0.
+//!
+//! The families named "owners" go through the real `MemoryStore`: who is given how much of a device, with shares and without.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
 mod families;
+#[path = "../support/jobs.rs"]
+mod jobs;
+mod owners;
 mod queue;
 mod report;
 mod stats;
@@ -80,6 +85,7 @@ fn run(options: &Options) -> Result<(), String> {
             cells.push(cell);
         }
     }
+    owners::run(&options.only, options.seeds);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/simulation");
     report::write(&folder, &cells).map_err(|error| format!("cannot write into {}: {error}", folder.display()))?;
     println!("\n{}", folder.display());

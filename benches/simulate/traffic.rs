@@ -41,6 +41,8 @@ const LOW_SECONDS: f64 = 40.0;
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) comes: f64,
+    /// Whose it is, by number.
+    pub(super) owner: usize,
     /// Its place in the queue.
     pub(super) stands: f64,
     pub(super) size: usize,
@@ -126,6 +128,19 @@ impl Clock {
     }
 }
 
+/// One owner's jobs of size 0 for so many seconds, at this load of one device.
+pub(super) fn of_owner(owner: usize, (device, mix): (Device, &Mix), load: f64, seconds: f64, seed: u64) -> Vec<Job> {
+    let mut random = Random::new(seed);
+    let rate = load / mix.seconds(device, device.cap);
+    let (mut now, mut jobs) = (random.exponential(1.0 / rate), Vec::new());
+    while now < seconds {
+        let steps = mix.steps[random.below(mix.steps.len())];
+        jobs.push(Job { comes: now, owner, stands: now, size: 0, steps, ends: f64::NAN });
+        now += random.exponential(1.0 / rate);
+    }
+    jobs
+}
+
 /// The same jobs for every policy.
 pub(super) fn jobs(family: &Family, load: f64, count: usize, seed: u64) -> Vec<Job> {
     let mut random = Random::new(seed);
@@ -136,7 +151,7 @@ pub(super) fn jobs(family: &Family, load: f64, count: usize, seed: u64) -> Vec<J
         for _ in 0..clock.next(&mut random) {
             let size = random.below(family.mix.scales.len());
             let steps = family.mix.steps[random.below(family.mix.steps.len())];
-            jobs.push(Job { comes: clock.now, stands: clock.now, size, steps, ends: f64::NAN });
+            jobs.push(Job { comes: clock.now, owner: 0, stands: clock.now, size, steps, ends: f64::NAN });
         }
     }
     jobs.truncate(count);

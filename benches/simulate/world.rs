@@ -5,11 +5,10 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use darkroom::diffusion::batching::{BatchCaps, BatchKey, Batcher, Demand, SampleId, SampleMeta};
-use darkroom::domain::{BatchingPolicy, ModelId, QueuePlace};
-use uuid::Uuid;
+use darkroom::domain::{BatchingPolicy, ModelId};
 
-use super::queue::Queue;
-use super::traffic::{Family, Job, Random};
+use super::queue::{Queue, Waiting, Waits};
+use super::traffic::{Family, Job, Mix, Random};
 
 /// What a forward costs there.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +26,8 @@ impl Device {
         self.fixed + self.per_row * scale * f64::from(rows)
     }
 }
+
+const HEIGHT: u32 = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
@@ -79,7 +80,7 @@ pub(super) struct World {
     policy: Policy,
     keys: Vec<Arc<BatchKey>>,
     scales: Vec<f64>,
-    queue: Queue,
+    queue: Box<dyn Waits>,
     seats: Vec<Seat>,
     idle: BTreeSet<usize>,
     /// Ends of forwards: nanoseconds, seat.
@@ -90,15 +91,25 @@ pub(super) struct World {
 impl World {
     /// Every job from its coming to its end.
     pub(super) fn run(family: &Family, policy: Policy, jobs: Vec<Job>) -> Self {
-        let Family { device, devices, mix, .. } = family;
+        let devices = (family.device, family.devices, &family.mix);
+        Self::through(devices, policy, jobs, Box::new(Queue::default()))
+    }
+
+    /// The same, waiting in this queue.
+    pub(super) fn through(
+        (device, devices, mix): (Device, usize, &Mix),
+        policy: Policy,
+        jobs: Vec<Job>,
+        queue: Box<dyn Waits>,
+    ) -> Self {
         let key = |scale: &f64| {
-            let width = (512.0 * scale) as u32;
-            let latent_shape = (4, 64, width as usize / 8);
+            let width = width(*scale);
+            let latent_shape = (4, HEIGHT as usize / 8, width as usize / 8);
             Arc::new(BatchKey {
                 latent_shape,
                 tokens: [77, 77],
                 width,
-                height: 512,
+                height: HEIGHT,
                 model: ModelId::new("m"),
                 adapters: "".into(),
             })
@@ -116,13 +127,13 @@ impl World {
             jobs,
             forwards: 0,
             rows: 0,
-            device: *device,
+            device,
             policy,
             keys,
             scales: mix.scales.clone(),
-            queue: Queue::default(),
-            seats: (0..*devices).map(seat).collect(),
-            idle: (0..*devices).collect(),
+            queue,
+            seats: (0..devices).map(seat).collect(),
+            idle: (0..devices).collect(),
             ends: BinaryHeap::new(),
             random: Random::new(7),
         };
@@ -145,7 +156,8 @@ impl World {
                 (Some(comes), end) if end.is_none_or(|end| comes <= end) => {
                     // All that come at one moment are there before anybody looks.
                     while let Some(job) = self.jobs.get(coming).filter(|job| job.comes <= comes) {
-                        self.queue.push((place(job, coming), coming), job.size, job.steps);
+                        self.queue.at(job.comes);
+                        self.queue.push(job, coming);
                         coming += 1;
                     }
                     while self.queue.len() > 0
@@ -175,6 +187,7 @@ impl World {
                 batcher.advanced(sample);
             } else {
                 self.jobs[*job].ends = now;
+                self.queue.ended(*job);
                 samples.remove(&id);
                 batcher.remove(id);
             }
@@ -183,12 +196,13 @@ impl World {
 
     /// Takes what it can use, and the next forward, if any.
     fn begin(&mut self, seat: usize, now: f64) {
+        self.queue.at(now);
         let taken = self.claim(seat);
         let devices = self.seats.len();
         let Seat { batcher, samples, next_id, .. } = &mut self.seats[seat];
-        for job in taken {
+        for (place, job) in taken {
             let Job { size, steps, .. } = self.jobs[job];
-            let (id, key, place) = (SampleId(*next_id), self.keys[size].clone(), place(&self.jobs[job], job));
+            let (id, key) = (SampleId(*next_id), self.keys[size].clone());
             let meta = SampleMeta { id, key, steps, left: steps, rows: 1, rows_now: 1, place };
             batcher.add(meta.clone());
             samples.insert(id, (job, meta));
@@ -203,6 +217,7 @@ impl World {
         let size = self.keys.iter().position(|key| *key == batch.key).unwrap_or(0);
         // A real clock varies by some percent.
         let seconds = self.device.seconds(self.scales[size], rows) * (0.98 + 0.04 * self.random.unit());
+        self.queue.measured(f64::from(rows * width(self.scales[size]) * HEIGHT) / seconds * devices as f64);
         let seat_now = &mut self.seats[seat];
         seat_now.demand = seat_now.batcher.demand();
         seat_now.target = seat_now.demand.as_ref().map(|demand| demand.target);
@@ -214,7 +229,7 @@ impl World {
     }
 
     /// As `dispatch::workers` claims.
-    fn claim(&mut self, seat: usize) -> Vec<usize> {
+    fn claim(&mut self, seat: usize) -> Vec<Waiting> {
         let cap = self.device.cap as usize;
         let Seat { samples, demand, target, .. } = &mut self.seats[seat];
         if samples.is_empty() {
@@ -239,7 +254,7 @@ impl World {
     }
 }
 
-/// As `domain::Job::place`, for jobs of one priority.
-fn place(job: &Job, number: usize) -> QueuePlace {
-    QueuePlace { rank_ms: (job.stands * 1e3) as i64, id: Uuid::from_u128(number as u128).into() }
+/// Of a size, in pixels.
+pub(super) fn width(scale: f64) -> u32 {
+    (512.0 * scale) as u32
 }

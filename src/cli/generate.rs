@@ -1,6 +1,7 @@
 //! `darkroom generate`
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,8 +14,8 @@ use crate::app::{Seams, engine_options, model_source};
 use crate::diffusion::engine::{Drawing, EngineEvent, draw_with};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, DrawnBy, FieldError, GenerationRequest, HiresDraft, ImageFormat, Limits, ModelInfo, RefinerDraft,
-    RequestDraft, SizeConditioningDraft,
+    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, Limits, ModelInfo, RefinerDraft, RequestDraft,
+    SizeConditioningDraft,
 };
 use crate::images;
 use crate::service::{LoraShelf, hash_loras};
@@ -199,14 +200,15 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     hash_loras(&shelf, &mut request).map_err(|faults| told(&faults))?;
     let canvas = pictures.canvas(&request);
     let controls = controls.pictures(&request, canvas.as_deref());
-    let drawn_by = DrawnBy::models(&served);
 
     let bar = progress_bar(&request);
-    let shown = bar.clone();
+    let (shown, known) = (bar.clone(), Arc::new(OnceLock::new()));
+    let drawn_by = known.clone();
     let watch = move |event: &EngineEvent| match event {
         EngineEvent::Progress { .. } => shown.inc(1),
-        EngineEvent::Started { warnings, .. } => {
-            warnings.iter().for_each(|warning| shown.println(format!("warning: {warning}")))
+        EngineEvent::Started { warnings, drawn_by, .. } => {
+            warnings.iter().for_each(|warning| shown.println(format!("warning: {warning}")));
+            known.get_or_init(|| drawn_by.clone());
         }
         _ => {}
     };
@@ -215,6 +217,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
         .map_err(|(code, message)| format!("{code}: {message}"))?;
     bar.finish_and_clear();
 
+    let drawn_by = drawn_by.get().cloned().unwrap_or_default();
     for (index, picture) in pictures.iter().enumerate() {
         let path = if pictures.len() == 1 { output.clone() } else { numbered(&output, index) };
         let info = images::describe(&request, index as u32, &drawn_by);

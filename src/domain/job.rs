@@ -25,10 +25,10 @@ use super::sampling::wire_names;
 use super::{Artifact, GenerationRequest, JobError, JobId, ModelId, OwnerId, Priority, SizeKey, Timestamp};
 
 /// How much earlier an interactive job ranks than it was created.
-const INTERACTIVE_LEAD_MS: i64 = 30_000;
+pub const INTERACTIVE_LEAD_MS: i64 = 30_000;
 /// How much later a bulk job ranks: a bulk job that has waited this long stands before every normal job accepted since,
 /// so nothing starves.
-const BULK_DELAY_MS: i64 = 300_000;
+pub const BULK_DELAY_MS: i64 = 300_000;
 
 wire_names! {
     /// Where a job stands.
@@ -185,7 +185,7 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueuePlace {
     /// When it was accepted, in milliseconds since the Unix epoch, moved by its priority. Where owners have shares of the
-    /// devices, that of a job which a worker took: when its owner's turn was, in time of the devices, so moved.
+    /// devices, its owner's turn instead, so moved.
     pub rank_ms: i64,
     /// Of two accepted in the same millisecond, the first has the smaller id.
     pub id: JobId,
@@ -210,7 +210,7 @@ impl Job {
         self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Its place in the queue.
+    /// Its place in a queue without shares.
     pub fn place(&self) -> QueuePlace {
         let moved = match self.request.priority() {
             Priority::Interactive => -INTERACTIVE_LEAD_MS,

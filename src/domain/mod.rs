@@ -36,7 +36,9 @@ pub use hex::hex;
 pub use hires::{Hires, HiresDraft, Upscaler};
 pub use ids::{JobId, ModelId, OwnerId, ParseIdError, WorkerId};
 pub use image_inputs::{ImageInputs, ImageInputsDraft, InpaintArea, InputImage, InputName};
-pub use job::{GroupKey, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition};
+pub use job::{
+    BULK_DELAY_MS, GroupKey, INTERACTIVE_LEAD_MS, ImageProgress, Job, JobStatus, JobTimings, QueuePlace, Transition,
+};
 pub use limits::Limits;
 pub use loras::{Lora, LoraDraft, LoraInfo};
 pub use model::{

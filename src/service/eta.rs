@@ -3,11 +3,10 @@
 //! A size's work is counted in row-steps: rows of a forward times steps. A device does as many of them a second as a forward of the
 //! rows that it will have has rows, over the seconds that it takes. Jobs of one size share forwards; those of others that stand
 //! before a job are done first. Left out: jobs yet to come that will stand before it, samplers that evaluate more than once
-//! a step, that a second pass is of another size, and that jobs which wait for the pictures of an identical one are not drawn. Where owners
-//! have shares, what is aboard is compared by acceptance, not by turns.
+//! a step, that a second pass is of another size, and that jobs which wait for the pictures of an identical one are not drawn.
 
 use crate::dispatch::hub::{Belief, Outlook};
-use crate::dispatch::jobs::WaitingWork;
+use crate::dispatch::jobs::{Ahead, WaitingWork};
 use crate::domain::{BatchingPolicy, GroupKey, Job, QueuePlace, SizeKey};
 
 /// What is known of the way ahead at one moment.
@@ -20,7 +19,7 @@ pub(super) struct Forecast {
 
 /// Work of one size that comes before a job.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ahead {
+struct Before {
     rows: f64,
     /// In full, and what is left of it.
     row_steps: f64,
@@ -41,7 +40,7 @@ impl Forecast {
     pub(super) fn running(&self, job: &Job) -> Option<f64> {
         let Some(aboard) = self.outlook.aboard.iter().find(|aboard| aboard.job == job.id) else {
             // Drawn by another process, which alone knows how far it is.
-            return self.waiting(job, &[]);
+            return self.waiting(job, &Ahead { place: job.place(), work: Vec::new() });
         };
         let own =
             Own { rows: f64::from(aboard.rows), steps: f64::from(aboard.steps_left), row_steps: aboard.row_steps_left };
@@ -53,12 +52,12 @@ impl Forecast {
     }
 
     /// Seconds until a job that waits behind this work has ended; `None` while nothing of its model was measured.
-    pub(super) fn waiting(&self, job: &Job, ahead: &[WaitingWork]) -> Option<f64> {
+    pub(super) fn waiting(&self, job: &Job, ahead: &Ahead) -> Option<f64> {
         let request = &job.request;
         let size = GroupKey::of(request).size();
         let (rows, steps) = (f64::from(request.rows()), f64::from(request.steps_taken()));
         let own = Own { rows, steps, row_steps: rows * steps };
-        self.whole(&size, job.place(), own, ahead)
+        self.whole(&size, ahead.place, own, &ahead.work)
     }
 
     fn whole(&self, size: &SizeKey, place: QueuePlace, own: Own, ahead: &[WaitingWork]) -> Option<f64> {
@@ -110,8 +109,8 @@ impl Forecast {
     }
 
     /// The work of one size that stands before this place.
-    fn alike(&self, size: &SizeKey, place: QueuePlace, ahead: &[WaitingWork]) -> Ahead {
-        let mut sum = Ahead::default();
+    fn alike(&self, size: &SizeKey, place: QueuePlace, ahead: &[WaitingWork]) -> Before {
+        let mut sum = Before::default();
         for it in self.outlook.aboard.iter().filter(|it| it.size == *size && it.place < place) {
             sum.rows += f64::from(it.rows);
             sum.row_steps += f64::from(it.rows) * f64::from(it.steps);

@@ -27,7 +27,7 @@ pub struct OwnerShare {
     pub queued: u64,
     /// Jobs with a worker.
     pub running: u64,
-    /// Pictures x steps x pixels of all jobs that workers took and did not hand back, since there were keys.
+    /// Pictures x steps x pixels of all jobs that were drawn, since there were keys; not of those given another's pictures.
     pub pixel_steps: u64,
     /// The same as a part of everybody's, 0 to 1.
     pub share: f64,

@@ -60,7 +60,7 @@ impl GenerationService {
         let answer = self.answer_for(id, identity.as_deref()).await;
         // Before the job is: whoever claims it finds them. Of an answer that could not be copied whole some may be there.
         let has_files = !inputs.is_empty() || identity.is_some();
-        let new = NewJob { id, owner, request, idempotency, identity, answer };
+        let new = NewJob { id, owner, request, idempotency, identity, answer, speed: self.parts.hub.speed() };
         self.store_inputs(id, inputs).await?;
         let inserted = self.parts.jobs.insert(new).await;
         // A store that failed may have the job all the same.

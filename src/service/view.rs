@@ -9,7 +9,7 @@ use crate::domain::{ImageProgress, Job, JobStatus};
 pub struct JobView {
     /// Its row.
     pub job: Job,
-    /// Jobs before it, while it waits; where owners have shares, about as many as will go before it.
+    /// Jobs before it, while it waits.
     pub queue_position: Option<u64>,
     /// When it will likely have ended, from now, in milliseconds; unknown until a forward of its model was measured.
     pub eta_ms: Option<u64>,
@@ -29,7 +29,7 @@ impl GenerationService {
             JobStatus::Queued => self.parts.jobs.ahead(job.id).await?,
             _ => None,
         };
-        let queue_position = ahead.as_ref().map(|ahead| ahead.iter().map(|work| work.jobs).sum());
+        let queue_position = ahead.as_ref().map(|ahead| ahead.work.iter().map(|work| work.jobs).sum());
         let progress = self.progress(&job);
         let seconds = match (job.status, &ahead) {
             (JobStatus::Queued, Some(ahead)) => forecast.waiting(&job, ahead),

@@ -1,7 +1,8 @@
 //! Policy `continuous`: samples of one [`BatchKey`] share the forward whatever their steps, join at any step, leave when
 //! they are done, and their places are taken at once.
 //!
-//! **Order.** Who stands first in the queue is first ([`QueuePlace`]: by time of acceptance, moved by priority). Three rules
+//! **Order.** Who stands first in the queue is first ([`QueuePlace`]: by time of acceptance, moved by priority; where owners have
+//! shares, by a time of turns in its place, of which the rest holds as well, as there are finitely many turns before any). Three rules
 //! bend this, none by more than [`ALIKE_WITHIN_MS`]: of the samples of a key, those with as many steps as the batch has are
 //! taken aboard before the others; a sample aboard gives up its place only to one that stands so much before it; and a key
 //! gives up the device only to one whose oldest sample stands so much before its own.

@@ -35,7 +35,7 @@ pub struct BatchKey {
     pub height: u32,
     /// Whose network.
     pub model: ModelId,
-    /// What was added to it, LoRAs by name and scale; empty where nothing was.
+    /// What was added to it, LoRAs by name, hash and scale; empty where nothing was.
     pub adapters: Arc<str>,
 }
 
@@ -55,7 +55,7 @@ pub struct SampleMeta {
     pub key: Arc<BatchKey>,
     /// Steps its request asked for.
     pub steps: u32,
-    /// Evaluations until it is done, at least 1.
+    /// Evaluations until it is done: at least 1, but for one that is about to be removed.
     pub left: u32,
     /// The most rows that one of its evaluations before it takes, which is what must have room: 2 while guided steps are
     /// left, else 1.
@@ -225,7 +225,7 @@ impl Batcher {
         }
     }
 
-    /// A sample was evaluated once, and this is where it stands now. Whoever is done is to be removed instead.
+    /// A sample was evaluated once, and this is where it stands now. Whoever is done is to be removed next.
     pub fn advanced(&mut self, sample: &SampleMeta) {
         match self {
             Self::Grouped(policy) => policy.advanced(sample),

@@ -149,7 +149,7 @@ pub struct EngineTimings {
 pub struct BatchReport {
     /// Whose network.
     pub model: ModelId,
-    /// Rows of the forward (a guided sample has two).
+    /// Rows of the batch (a guided sample has two): of one forward, or of the smaller ones that it was halved into.
     pub rows: u32,
     /// Rows that ControlNets evaluated for it, all of them together.
     pub control_rows: u32,
@@ -163,7 +163,7 @@ pub struct BatchReport {
     pub height: u32,
     /// The step count the samples share, when they do.
     pub steps: Option<u32>,
-    /// How long the forward and the update took.
+    /// How long the forward, or those it was halved into, and the update took.
     pub micros: u64,
     /// Memory that it took above what was there before, in bytes; `None` where it is not measured (on a GPU) or had to be halved.
     pub bytes: Option<u64>,

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::events::{EngineEvent, EngineTimings};
 use super::parking::{Basis, ParkedJob};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, caught};
 use super::sample::SampleState;
 use crate::domain::JobId;
 
-/// The jobs of one engine. Shared by its loop and its finisher; nobody works or waits while holding the lock.
+/// The jobs of one engine. Shared by its loop and its finisher; nobody works or waits while holding the lock, but for the copy
+/// of a sample that comes back from between two passes as its job is taken off.
 #[derive(Default)]
 pub(super) struct Ledger {
     books: Mutex<Books>,
@@ -108,7 +109,7 @@ impl Ledger {
             }
             // It belongs to what is taken off.
             (Ok(sample), Some(End::Parked(parked))) => {
-                *parked = parked.take().and_then(|parked| Some(Box::new(parked.with(sample.parked().ok()?))));
+                *parked = parked.take().and_then(|parked| with(*parked, &sample).map(Box::new));
             }
             (Err(refusal), None | Some(End::Parked(_))) => standing.end = Some(End::Failed(refusal)),
             (_, Some(End::Failed(_) | End::Cancelled)) => {}
@@ -123,8 +124,12 @@ impl Ledger {
 
     /// Whether the loop has samples to come.
     pub(super) fn is_any_to_come(&self) -> bool {
-        let books = self.books();
-        !books.back.is_empty() || books.jobs.values().any(|standing| standing.between > 0)
+        !self.books().back.is_empty() || self.is_any_between()
+    }
+
+    /// Whether the finisher has samples that will come back to the loop.
+    pub(super) fn is_any_between(&self) -> bool {
+        self.books().jobs.values().any(|standing| standing.between > 0)
     }
 
     /// A look at one of its samples goes to the finisher.
@@ -166,9 +171,16 @@ impl Ledger {
     /// The loop has none of its samples any more; the end of the job, where the finisher has nothing either.
     pub(super) fn leave(&self, job: JobId, end: End) -> Option<EngineEvent> {
         let mut books = self.books();
-        books.back.retain(|sample| sample.job != job);
+        let (own, others) = std::mem::take(&mut books.back).into_iter().partition(|sample| sample.job == job);
+        let own: Vec<SampleState> = own;
+        books.back = others;
         let standing = books.jobs.get_mut(&job)?;
         standing.in_loop = 0;
+        // Those that came back after the loop looked belong to what is taken off.
+        let end = match end {
+            End::Parked(Some(parked)) => End::Parked(own.iter().try_fold(*parked, with).map(Box::new)),
+            end => end,
+        };
         standing.end.get_or_insert(end);
         ended(&mut books.jobs, job)
     }
@@ -178,6 +190,17 @@ impl Ledger {
         let books = self.books();
         let is_doomed = |(_, standing): &(&JobId, &Standing)| standing.end.is_some() && standing.in_loop > 0;
         books.jobs.iter().filter(is_doomed).map(|(job, _)| *job).collect()
+    }
+}
+
+/// The same with one more picture in progress; `None`, with a word in the log, where that cannot be copied.
+fn with(parked: ParkedJob, sample: &SampleState) -> Option<ParkedJob> {
+    match caught(|| sample.parked().map_err(Refusal::failed)) {
+        Ok(sample) => Some(parked.with(sample)),
+        Err(Refusal { message, .. }) => {
+            tracing::warn!(job.id = %sample.job, reason = %message, "a job's state cannot be kept; it will start anew");
+            None
+        }
     }
 }
 

@@ -75,10 +75,23 @@ pub fn prepare(job: &EngineJob, options: &EngineOptions) -> Result<Prepared, Ref
             None => begun(job, (&key, &told)).map_err(Refusal::failed)?,
         };
         let models = request.models().into_iter().filter_map(|model| job.pipeline(model).ok());
-        let drawn_by = DrawnBy::models(models.map(|pipeline| pipeline.info()));
+        let drawn_by = DrawnBy {
+            embeddings: embeddings(told.pipeline.as_ref(), request)?,
+            ..DrawnBy::models(models.map(|pipeline| pipeline.info()))
+        };
         let (lookups, encode_ms) = (reader.lookups, began.elapsed().as_millis() as u64);
         Ok(Prepared { id: job.id, samples, basis, is_resumed, warnings, drawn_by, lookups, encode_ms })
     })
+}
+
+/// Those that either prompt names, each once.
+fn embeddings(pipeline: &dyn Pipeline, request: &GenerationRequest) -> Result<Vec<(String, String)>, Refusal> {
+    let mut named: Vec<(String, String)> = Vec::new();
+    for side in [PromptSide::Positive, PromptSide::Negative] {
+        let of_side = pipeline.embeddings(&Prompt::of(request, side)).map_err(Refusal::failed)?;
+        named.extend(of_side.into_iter().filter(|one| !named.contains(one)).collect::<Vec<_>>());
+    }
+    Ok(named)
 }
 
 /// A job's samples at their beginning.

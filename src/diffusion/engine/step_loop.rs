@@ -25,7 +25,7 @@ use super::ledger::{End, Ledger};
 use super::refusal::Refusal;
 use super::sample::SampleState;
 use crate::diffusion::batching::{Batcher, Demand, SampleId, StepBatch};
-use crate::domain::{JobId, SizeKey};
+use crate::domain::{BatchingPolicy, JobId, SizeKey};
 
 /// Everything one engine knows, and its steps one by one. [`super::start()`] runs it on a thread; tests and [`super::draw`]
 /// say themselves when a step is taken.
@@ -114,8 +114,11 @@ impl StepLoop {
             // How it ended is known there already.
             self.leave(job, End::Cancelled);
         }
-        for sample in self.ledger.back() {
-            self.join(sample);
+        // Who travels together comes back together.
+        if self.options().policy == BatchingPolicy::Continuous || !self.ledger.is_any_between() {
+            for sample in self.ledger.back() {
+                self.join(sample);
+            }
         }
         let Some(batch) = self.schedule() else { return };
         self.in_batch = batch.samples().collect();
@@ -161,7 +164,7 @@ impl StepLoop {
         self.batcher.set_waiting(rows);
     }
 
-    /// Leaves a job; `Cancelled` follows unless it has ended.
+    /// Leaves a job; `Cancelled` follows, unless it has ended or is about to end otherwise.
     pub fn cancel(&mut self, job: JobId) {
         self.leave(job, End::Cancelled);
     }
@@ -179,6 +182,9 @@ impl StepLoop {
             }
             stays
         });
+        if self.samples.is_empty() {
+            self.forward_ended = None;
+        }
         if let Some(end) = self.ledger.leave(job, end) {
             self.tell(end);
         }

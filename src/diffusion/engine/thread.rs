@@ -113,7 +113,7 @@ impl EngineHandle {
         self.send(Command::Take(jobs))
     }
 
-    /// Leaves a job at the next step; `Cancelled` follows, unless it ended before.
+    /// Leaves a job at the next step; `Cancelled` follows, unless it has ended or is about to end otherwise.
     pub fn cancel(&self, job: JobId) {
         // An engine that is gone has nothing to leave.
         let _ = self.send(Command::Cancel(job));
@@ -171,7 +171,8 @@ impl EngineHandle {
         let _ = self.send(Command::Stop);
     }
 
-    /// Stops at the next step, with no further word on jobs aboard, and waits for the thread.
+    /// Stops at the next step, and waits for the thread and for what its finisher has begun, whose events follow; jobs with
+    /// steps to take have no further word.
     pub fn stop(&self) {
         self.give_up();
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());

@@ -1,6 +1,7 @@
 //! The parts of a checkpoint that several families have, read from their usual folders.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -18,7 +19,7 @@ use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionMode
 use crate::diffusion::models::{self};
 use crate::diffusion::samplers::TrainingSchedule;
 use crate::diffusion::weights::{Checkpoint, LoraTarget, Weights};
-use crate::domain::{PromptSyntax, parse_a1111};
+use crate::domain::{Fragment, PromptSyntax, parse_a1111};
 
 /// Where parts are read from, and where their tensors go.
 pub(super) struct Components<'a> {
@@ -124,17 +125,21 @@ impl<'a> Components<'a> {
         component: &str,
         (mut tokenizer, mut encoder): (ClipTokenizer, E),
     ) -> Result<TextReader<E>> {
+        let mut hashes = HashMap::new();
         for embedding in self.checkpoint.embeddings() {
             let vectors = embedding.vectors(component, self.device)?;
             match tokenizer.add_word(&embedding.name, vectors.dim(0)?) {
-                Ok(first) => encoder.as_mut().add_tokens(first, &vectors).map_err(self.within(component))?,
+                Ok(first) => {
+                    encoder.as_mut().add_tokens(first, &vectors).map_err(self.within(component))?;
+                    hashes.insert(embedding.name.clone(), embedding.hash());
+                }
                 Err(reason) => {
                     let model = self.checkpoint.describe("");
                     tracing::warn!(embedding = embedding.name, model, reason, "embedding left out");
                 }
             }
         }
-        Ok(TextReader { tokenizer: Arc::new(tokenizer), encoder })
+        Ok(TextReader { tokenizer: Arc::new(tokenizer), hashes: Arc::new(hashes), encoder })
     }
 
     pub(super) fn text_config(&self, encoder: &str) -> Result<ClipTextConfig> {
@@ -155,6 +160,10 @@ impl<'a> Components<'a> {
 #[derive(Debug)]
 pub(super) struct TextReader<E> {
     pub tokenizer: Arc<ClipTokenizer>,
+    /// [`TextEmbedding::hash`] of textual inversion embeddings, by their words.
+    ///
+    /// [`TextEmbedding::hash`]: crate::diffusion::weights::TextEmbedding::hash
+    hashes: Arc<HashMap<String, String>>,
     pub encoder: E,
 }
 
@@ -201,7 +210,32 @@ fn weighted(hidden: &Tensor, weights: &[f32]) -> Result<Tensor> {
 impl<E: Adaptable> TextReader<E> {
     /// The reader with what LoRAs have for its network.
     pub(super) fn adapted(&self, adapting: &mut Adapting<'_>, target: LoraTarget) -> Result<Self> {
-        Ok(Self { tokenizer: self.tokenizer.clone(), encoder: adapting.network(&self.encoder, target)? })
+        let (tokenizer, hashes) = (self.tokenizer.clone(), self.hashes.clone());
+        Ok(Self { tokenizer, hashes, encoder: adapting.network(&self.encoder, target)? })
+    }
+}
+
+impl<E> TextReader<E> {
+    /// The textual inversion embeddings that a prompt names, each once, with its hash.
+    pub(super) fn embeddings(&self, prompt: &Prompt<'_>) -> Result<Vec<(String, String)>> {
+        let words = match prompt.syntax {
+            PromptSyntax::Plain => self.tokenizer.added_words(prompt.text)?,
+            PromptSyntax::A1111 => {
+                let fragments = parse_a1111(prompt.text).map_err(|error| Error::Prompt(error.to_string()))?;
+                let texts = fragments.iter().filter_map(|fragment| match fragment {
+                    Fragment::Words { text, .. } => Some(self.tokenizer.added_words(text)),
+                    Fragment::Break => None,
+                });
+                texts.collect::<std::result::Result<Vec<_>, _>>()?.concat()
+            }
+        };
+        let mut named: Vec<(String, String)> = Vec::new();
+        for word in words {
+            if let Some(hash) = self.hashes.get(&word).filter(|_| named.iter().all(|(known, _)| *known != word)) {
+                named.push((word, hash.clone()));
+            }
+        }
+        Ok(named)
     }
 }
 

@@ -54,6 +54,13 @@ pub trait Pipeline: Send + Sync {
     /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;
 
+    /// The textual inversion embeddings that a prompt names, each once, with the first 12 digits of the
+    /// SHA-256 of its file.
+    ///
+    /// # Errors
+    /// As `encode_prompt`.
+    fn embeddings(&self, prompt: &Prompt<'_>) -> Result<Vec<(String, String)>>;
+
     /// What this request's rows on one side of guidance are told, given that side's prompt. Cheap: no network runs.
     fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning>;
 

@@ -192,6 +192,10 @@ impl Pipeline for StableDiffusion {
         Ok(PromptEmbeds { hidden_states, pooled: None, warnings: read.warning.into_iter().collect() })
     }
 
+    fn embeddings(&self, prompt: &Prompt<'_>) -> Result<Vec<(String, String)>> {
+        self.text.embeddings(prompt)
+    }
+
     fn condition(&self, request: &GenerationRequest, _side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning> {
         let guidance_scale = self.info.guidance_embedded.then(|| request.guidance_scale());
         Ok(Conditioning { guidance_scale, ..prompt.into() })

@@ -277,6 +277,10 @@ impl Pipeline for StableDiffusionXl {
         Ok(PromptEmbeds { hidden_states, pooled: Some(pooled), warnings })
     }
 
+    fn embeddings(&self, prompt: &Prompt<'_>) -> Result<Vec<(String, String)>> {
+        self.text_2.embeddings(prompt)
+    }
+
     fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning> {
         let guidance_scale = self.info.guidance_embedded.then(|| request.guidance_scale());
         Ok(Conditioning { prompt, time_ids: self.time_ids(request, side), guidance_scale })

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use sha2::{Digest, Sha256};
 
 use super::checkpoint::Checkpoint;
 use super::tensors::{Shard, Weights};
 use super::{Error, Result, disk, variants};
+use crate::domain::hex;
 
 /// Names of tensors that are no words, in files named as the word.
 const NAMELESS: [&str; 6] = ["emb_params", "string_to_param", "string_to_param.*", "*", "weight", "embedding"];
@@ -122,6 +124,11 @@ impl TextEmbedding {
                 None => Some(format!("it has no vectors for `{component}`")),
             }),
         }
+    }
+
+    /// What other programs call its hash: the first 12 digits of the SHA-256 of its file.
+    pub fn hash(&self) -> String {
+        hex(&Sha256::digest(self.shard.bytes())[..6])
     }
 
     /// Its vectors for one text encoder: (vectors, width) f32.

@@ -38,12 +38,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn of(job: &Job) -> Self {
+    pub(super) fn of(job: &Job, place: QueuePlace) -> Self {
         let request = &job.request;
         Self {
             job: job.id,
             size: GroupKey::of(request).size(),
-            place: job.place(),
+            place,
             rows: request.rows(),
             steps: request.steps_taken(),
             images: request.num_images(),

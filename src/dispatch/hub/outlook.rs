@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::aboard::Held;
 use super::{Aboard, Belief, PromisesKept, WorkerHub, lock};
-use crate::domain::{ForwardReport, Job, JobId, SizeKey};
+use crate::domain::{ForwardReport, Job, JobId, QueuePlace, SizeKey};
 
 /// What the workers of this process have to do, and how fast they are believed to be.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,8 +26,8 @@ impl WorkerHub {
     }
 
     /// A worker of this process has taken the job.
-    pub fn boarded(&self, job: &Job) {
-        lock(&self.held).insert(job.id, Held::of(job));
+    pub fn boarded(&self, job: &Job, place: QueuePlace) {
+        lock(&self.held).insert(job.id, Held::of(job, place));
     }
 
     /// The present outlook.

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::memory_state::State;
-use super::record::{Record, Room};
+use super::record::Record;
 use super::shares::Account;
 use super::{
-    Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
+    Ahead, Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
+    Outcome, Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
 };
 use crate::domain::{Clock, Job, JobId, JobStatus, ModelId, OwnerId, Timestamp};
 
@@ -24,8 +24,7 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new(options: StoreOptions, clock: Arc<dyn Clock>) -> Self {
-        let state = Mutex::new(State::new(options.weights.clone(), clock.now()));
-        Self { options, clock, state }
+        Self { options, clock, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -57,7 +56,11 @@ impl JobStore for MemoryStore {
         if new.answer.is_none() && state.waiting.len() as u64 >= self.options.max_queued {
             return Err(Error::QueueFull { limit: self.options.max_queued });
         }
-        let record = Record::new(new, &self.options, self.clock.now())?;
+        let (now, speed) = (self.clock.now(), new.speed);
+        let mut record = Record::new(new, &self.options, now)?;
+        if !self.options.weights.is_empty() && !record.job.status.is_terminal() {
+            state.give_turn(&mut record, &self.options.weights, (now, speed));
+        }
         let job = record.job.clone();
         state.put(record);
         Ok(Inserted::New(job))
@@ -76,7 +79,7 @@ impl JobStore for MemoryStore {
         Ok(jobs.filter(wanted).take(filter.limit as usize).cloned().collect())
     }
 
-    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>> {
+    async fn ahead(&self, id: JobId) -> Result<Option<Ahead>> {
         let state = self.state();
         Ok(state.records.get(&id).and_then(|record| state.ahead(record)))
     }
@@ -96,7 +99,7 @@ impl JobStore for MemoryStore {
     async fn waiting_models(&self) -> Result<Vec<WaitingModels>> {
         let state = self.state();
         let mut oldest: BTreeMap<&ModelId, i64> = BTreeMap::new();
-        for ((_, key), group) in &state.groups {
+        for (key, group) in &state.groups {
             if let Some(place) = group.first() {
                 let rank = oldest.entry(&key.model).or_insert(place.rank_ms);
                 *rank = place.rank_ms.min(*rank);
@@ -111,12 +114,13 @@ impl JobStore for MemoryStore {
         let now = self.clock.now();
         state.hide_overdue(now);
         let mut claimed = Vec::new();
-        let mut room = Room::of(&request);
-        let turns = state.selected(&request).into_iter();
-        for turn in turns.take_while(|turn| room.take(turn.job.rows, turn.job.row_pixels)) {
-            let mut record = state.records[&turn.place.id].clone();
+        for id in state.fitting(&request) {
+            let mut record = state.records[&id].clone();
             let lease = record.claim(&request, now)?;
-            claimed.push(ClaimedJob { job: record.job.clone(), lease, place: turn.place });
+            if let (Some(turn), Some(pace), false) = (record.turn, &mut state.pace, request.is_to_copy()) {
+                pace.took(turn);
+            }
+            claimed.push(ClaimedJob { job: record.job.clone(), lease, place: record.place });
             state.put(record);
         }
         Ok(claimed)

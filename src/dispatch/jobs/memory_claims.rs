@@ -1,97 +1,68 @@
-//! Which waiting jobs a claim takes from memory, and whose turn it is.
+//! Which waiting jobs a claim takes from memory, and what stands before one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::memory_state::State;
-use super::record::{Record, fill_order, pixel_steps, row_pixels};
-use super::shares::{Candidate, Line, Share, Turn, Waiting, ahead, in_turn, is_first, weight};
-use super::{ClaimRequest, Select, WaitingWork};
-use crate::domain::{GroupKey, JobStatus, OwnerId, QueuePlace, SizeKey};
+use super::record::{Record, Room, fill_order, row_pixels};
+use super::{Ahead, ClaimRequest, Select, WaitingWork};
+use crate::domain::{GroupKey, JobId, JobStatus, QueuePlace, SizeKey};
 
 impl State {
-    /// The selected jobs, in order; all that the caps let in are among them.
-    pub(super) fn selected(&mut self, request: &ClaimRequest) -> Vec<Turn> {
-        let mut lines = self.lines();
-        self.scale.follow(&lines, request.speed);
+    /// The selected jobs that fit, in order.
+    pub(super) fn fitting(&self, request: &ClaimRequest) -> Vec<JobId> {
+        let mut room = Room::of(request);
+        let fits = |id: &JobId| {
+            let asked = &self.records[id].job.request;
+            room.take(u64::from(asked.rows()), row_pixels(asked))
+        };
+        self.selected(request).into_iter().map(|place| place.id).take_while(fits).collect()
+    }
+
+    /// The places of the selected jobs, in order; all that the caps let in are among them.
+    fn selected(&self, request: &ClaimRequest) -> Vec<QueuePlace> {
         // Each job has a row at least.
         let most = request.max_rows.max(1) as usize;
-        let before = match &request.select {
-            Select::Identical(identity) => return self.identical(identity),
-            Select::Group | Select::Other { .. } => {
-                let Some(group) = self.oldest_group(&lines, request) else { return Vec::new() };
-                for line in &mut lines {
-                    line.jobs = self.candidates(self.first(&line.owner(), &group, most));
-                }
-                None
+        let drawn = |key: &GroupKey| request.models.contains(&key.model);
+        match &request.select {
+            Select::Identical(identity) => self.identities.get(identity).map_or_else(Vec::new, |identical| {
+                let is_in_time = |place: &&QueuePlace| self.is_in_time(place);
+                identical.waiting.iter().filter(is_in_time).take(most).copied().collect()
+            }),
+            Select::Group => self.oldest_group(drawn).map_or_else(Vec::new, |group| self.first(group, most)),
+            Select::Other { except, before } => {
+                let group = self.oldest_group(|key| drawn(key) && key.size() != *except);
+                let is_before = |oldest: &QueuePlace| before.is_none_or(|before| *oldest < before);
+                let group = group.filter(|group| self.firsts(group).next().is_some_and(is_before));
+                group.map_or_else(Vec::new, |group| self.first(group, most))
             }
-            Select::Fill { size, .. } if !request.models.contains(&size.model) => return Vec::new(),
+            Select::Fill { size, .. } if !request.models.contains(&size.model) => Vec::new(),
             Select::Fill { size, steps, before } => {
-                for line in &mut lines {
-                    line.jobs = self.candidates(self.fill(&line.owner(), size, *steps, most));
-                }
-                *before
+                let of = |steps| {
+                    let SizeKey { model, width, height } = size.clone();
+                    GroupKey { model, width, height, steps }
+                };
+                let of_size = self.groups.range(of(0)..=of(u32::MAX));
+                let first = |group: &BTreeSet<QueuePlace>| {
+                    let is_before = |place: &&QueuePlace| before.is_none_or(|before| **place < before);
+                    self.firsts(group).take(most).take_while(is_before).copied().collect::<Vec<_>>()
+                };
+                let mut by_age: Vec<QueuePlace> = of_size.flat_map(|(_, group)| first(group)).collect();
+                by_age.sort_unstable();
+                by_age.truncate(most);
+                let alike = self.groups.get(&of(*steps)).map_or_else(Vec::new, first);
+                fill_order(&by_age, &alike)
             }
-        };
-        in_turn(lines, before, &self.scale)
-    }
-
-    /// A line for each owner with waiting jobs, still empty; without weights one for everybody.
-    fn lines(&self) -> Vec<Line> {
-        if self.weights.is_empty() {
-            return vec![Line::default()];
         }
-        let line = |owner: Option<OwnerId>| {
-            let (weight, tag) = (weight(&self.weights, owner.as_ref()), self.account(&owner).tag);
-            Line { share: Some(Share { owner, weight, tag }), jobs: VecDeque::new() }
-        };
-        self.owners_waiting().into_iter().map(line).collect()
     }
 
-    fn identical(&self, identity: &str) -> Vec<Turn> {
-        let waiting = self.identities.get(identity).map(|identical| &identical.waiting);
-        let in_time = waiting.into_iter().flatten().filter(|place| self.is_in_time(place));
-        in_time.map(|place| Turn { job: self.candidate(*place), place: *place }).collect()
+    fn oldest_group(&self, wanted: impl Fn(&GroupKey) -> bool) -> Option<&BTreeSet<QueuePlace>> {
+        let groups = self.groups.iter().filter(|(key, _)| wanted(key)).map(|(_, group)| group);
+        let oldest = |group| Some((self.firsts(group).next().copied()?, group));
+        groups.filter_map(oldest).min_by_key(|(oldest, _)| *oldest).map(|(_, group)| group)
     }
 
-    /// The oldest jobs of one line's group.
-    fn first(&self, owner: &Option<OwnerId>, group: &GroupKey, most: usize) -> Vec<QueuePlace> {
-        let group = self.groups.get(&(owner.clone(), group.clone()));
-        group.map_or_else(Vec::new, |group| self.firsts(group).take(most).copied().collect())
-    }
-
-    /// The order of [`Select::Fill`] in one line.
-    fn fill(&self, owner: &Option<OwnerId>, size: &SizeKey, steps: u32, most: usize) -> Vec<QueuePlace> {
-        let of = |steps| {
-            let SizeKey { model, width, height } = size.clone();
-            GroupKey { model, width, height, steps }
-        };
-        let of_size = self.groups.range((owner.clone(), of(0))..=(owner.clone(), of(u32::MAX)));
-        let mut by_age: Vec<QueuePlace> =
-            of_size.flat_map(|(_, group)| self.firsts(group).take(most)).copied().collect();
-        by_age.sort_unstable();
-        by_age.truncate(most);
-        fill_order(&by_age, &self.first(owner, &of(steps), most))
-    }
-
-    /// The group of the job whose turn it is.
-    fn oldest_group(&self, lines: &[Line], request: &ClaimRequest) -> Option<GroupKey> {
-        let (except, before) = match &request.select {
-            Select::Other { except, before } => (Some(except), *before),
-            _ => (None, None),
-        };
-        let wanted = |key: &GroupKey| request.models.contains(&key.model) && except != Some(&key.size());
-        let head = |line: &Line| {
-            let owner = line.owner();
-            let groups = self.groups.iter().filter(|((of, key), _)| *of == owner && wanted(key));
-            let oldest = groups.filter_map(|((_, key), group)| Some((*self.firsts(group).next()?, key)));
-            let (place, key) = oldest.min_by_key(|(place, _)| *place)?;
-            let job = self.candidate(place);
-            let stands_before = before.is_none_or(|before| line.place_of(&job, &self.scale) < before);
-            stands_before.then_some((job, key))
-        };
-        let heads: Vec<_> = lines.iter().filter_map(|line| Some((line, head(line)?))).collect();
-        let first = is_first(heads.iter().map(|(line, (job, _))| (*line, job)))?;
-        Some(heads[first].1.1.clone())
+    fn first(&self, group: &BTreeSet<QueuePlace>, most: usize) -> Vec<QueuePlace> {
+        self.firsts(group).take(most).copied().collect()
     }
 
     /// Without those that another of their identity is, or will be, drawn for.
@@ -105,56 +76,28 @@ impl State {
 
     /// Whether claims look at it: see [`State::hide_overdue`].
     fn is_in_time(&self, place: &QueuePlace) -> bool {
-        let group = self.groups.get(&self.line_of(&self.records[&place.id].job));
+        let group = self.groups.get(&GroupKey::of(&self.records[&place.id].job.request));
         group.is_some_and(|group| group.contains(place))
     }
 
-    fn candidates(&self, places: Vec<QueuePlace>) -> VecDeque<Candidate> {
-        places.into_iter().map(|place| self.candidate(place)).collect()
-    }
-
-    fn candidate(&self, place: QueuePlace) -> Candidate {
-        let job = &self.records[&place.id].job;
-        let moved_ms = place.rank_ms - job.created_at.unix_ms();
-        let (rows, row_pixels) = (u64::from(job.request.rows()), row_pixels(&job.request));
-        Candidate { place, moved_ms, rows, row_pixels, pixel_steps: pixel_steps(&job.request) }
-    }
-
     /// What stands before a job; `None` when it does not wait.
-    pub(super) fn ahead(&self, record: &Record) -> Option<Vec<WaitingWork>> {
-        let me = (record.job.status == JobStatus::Queued).then_some(record.place)?;
-        if self.weights.is_empty() {
-            return Some(self.work(self.waiting.range(..me)));
-        }
-        let own = &record.job.owner;
-        let mut lines: BTreeMap<&Option<OwnerId>, Vec<&QueuePlace>> = BTreeMap::from([(own, Vec::new())]);
-        for place in &self.waiting {
-            let owner = &self.records[&place.id].job.owner;
-            if owner != own || *place < me {
-                lines.entry(owner).or_default().push(place);
-            }
-        }
-        let waiting = |(owner, places): (&Option<OwnerId>, Vec<&QueuePlace>)| {
-            let (weight, tag) = (weight(&self.weights, owner.as_ref()), self.account(owner).tag);
-            self.summed(Waiting::of(weight, tag), places.into_iter())
-        };
-        let mine = waiting(lines.remove_entry(own)?);
-        Some(ahead(mine, lines.into_iter().map(waiting)))
+    pub(super) fn ahead(&self, record: &Record) -> Option<Ahead> {
+        let place = (record.job.status == JobStatus::Queued).then_some(record.place)?;
+        Some(Ahead { place, work: self.work(self.waiting.range(..place)) })
     }
 
-    /// Sums over waiting jobs.
+    /// By size.
     pub(super) fn work<'a>(&self, places: impl Iterator<Item = &'a QueuePlace>) -> Vec<WaitingWork> {
-        self.summed(Waiting::default(), places).total()
-    }
-
-    fn summed<'a>(&self, mut waiting: Waiting, places: impl Iterator<Item = &'a QueuePlace>) -> Waiting {
+        let mut work: BTreeMap<SizeKey, WaitingWork> = BTreeMap::new();
         for place in places {
             let request = &self.records[&place.id].job.request;
-            let rows = u64::from(request.rows());
-            let row_steps = rows * u64::from(request.steps_taken());
-            let work = WaitingWork { size: GroupKey::of(request).size(), jobs: 1, rows, row_steps };
-            waiting.add(work, pixel_steps(request));
+            let size = GroupKey::of(request).size();
+            let none = WaitingWork { size: size.clone(), jobs: 0, rows: 0, row_steps: 0 };
+            let sum = work.entry(size).or_insert(none);
+            sum.jobs += 1;
+            sum.rows += u64::from(request.rows());
+            sum.row_steps += u64::from(request.rows()) * u64::from(request.steps_taken());
         }
-        waiting
+        work.into_values().collect()
     }
 }

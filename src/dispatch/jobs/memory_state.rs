@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::record::{Record, is_undrawn, pixel_steps};
-use super::shares::{Account, Scale, joining, weight};
+use super::record::{Record, pixel_steps};
+use super::shares::{Account, Pace, Settled, weight};
 use super::{Error, Lease, Result};
-use crate::domain::{GroupKey, Job, JobId, JobStatus, OwnerId, QueuePlace, Timestamp};
+use crate::domain::{GroupKey, JobId, JobStatus, OwnerId, QueuePlace, Timestamp};
 
 /// Records, and where each stands.
+#[derive(Default)]
 pub(super) struct State {
     pub(super) records: BTreeMap<JobId, Record>,
     pub(super) waiting: BTreeSet<QueuePlace>,
-    /// By line ([`State::line_of`]) and group.
-    pub(super) groups: BTreeMap<(Option<OwnerId>, GroupKey), BTreeSet<QueuePlace>>,
+    pub(super) groups: BTreeMap<GroupKey, BTreeSet<QueuePlace>>,
     pub(super) running: BTreeSet<JobId>,
     /// By owner and idempotency key.
     pub(super) keys: HashMap<(Option<OwnerId>, String), JobId>,
@@ -21,9 +21,8 @@ pub(super) struct State {
     pub(super) deadlines: BTreeSet<(Timestamp, JobId)>,
     pub(super) pixel_steps: u64,
     pub(super) waiting_rows: u64,
-    pub(super) weights: BTreeMap<OwnerId, u32>,
     pub(super) accounts: BTreeMap<Option<OwnerId>, Account>,
-    pub(super) scale: Scale,
+    pub(super) pace: Option<Pace>,
 }
 
 /// Jobs of one identity.
@@ -55,35 +54,17 @@ impl Identical {
 }
 
 impl State {
-    pub(super) fn new(weights: BTreeMap<OwnerId, u32>, now: Timestamp) -> Self {
-        Self {
-            records: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            groups: BTreeMap::new(),
-            running: BTreeSet::new(),
-            keys: HashMap::new(),
-            identities: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            pixel_steps: 0,
-            waiting_rows: 0,
-            weights,
-            accounts: BTreeMap::new(),
-            scale: Scale::starting(now.unix_ms()),
-        }
-    }
-
     /// Puts a record in its place, and takes its former self out of where it stood.
     pub(super) fn put(&mut self, record: Record) {
-        let before = self.take(record.job.id);
-        if !self.weights.is_empty() {
-            self.account_for(before.map(|before| before.job.status), &record.job);
+        if let Some(before) = self.take(record.job.id) {
+            self.settle(before.job.status, &record);
         }
         let place = record.place;
         match record.job.status {
             JobStatus::Queued => {
                 self.waiting.insert(place);
                 self.waiting_rows += u64::from(record.job.request.rows());
-                self.groups.entry(self.line_of(&record.job)).or_default().insert(place);
+                self.groups.entry(GroupKey::of(&record.job.request)).or_default().insert(place);
             }
             JobStatus::Running => {
                 self.running.insert(record.job.id);
@@ -112,7 +93,7 @@ impl State {
             self.waiting_rows -= u64::from(record.job.request.rows());
         }
         self.running.remove(&id);
-        let key = self.line_of(&record.job);
+        let key = GroupKey::of(&record.job.request);
         if let Some(group) = self.groups.get_mut(&key) {
             group.remove(&place);
             if group.is_empty() {
@@ -146,7 +127,7 @@ impl State {
     pub(super) fn hide_overdue(&mut self, now: Timestamp) {
         for id in self.overdue(now) {
             let Record { job, place, .. } = &self.records[&id];
-            let key = self.line_of(job);
+            let key = GroupKey::of(&job.request);
             if let Some(group) = self.groups.get_mut(&key) {
                 group.remove(place);
                 if group.is_empty() {
@@ -161,35 +142,30 @@ impl State {
         self.records.get(&lease.job_id).cloned().ok_or(Error::LeaseLost(lease.job_id))
     }
 
-    /// Where a job waits: without weights, everybody's jobs stand in one line.
-    pub(super) fn line_of(&self, job: &Job) -> (Option<OwnerId>, GroupKey) {
-        let owner = if self.weights.is_empty() { None } else { job.owner.clone() };
-        (owner, GroupKey::of(&job.request))
+    /// Gives a new record its owner's turn.
+    pub(super) fn give_turn(
+        &mut self,
+        record: &mut Record,
+        weights: &BTreeMap<OwnerId, u32>,
+        (now, speed): (Timestamp, Option<f64>),
+    ) {
+        let (owner, request) = (&record.job.owner, &record.job.request);
+        let pace = Pace::at(self.pace, !self.waiting.is_empty(), now, speed);
+        self.pace = Some(pace);
+        let weight = weight(weights, owner.as_ref());
+        let account = self.accounts.entry(owner.clone()).or_default();
+        let turn = account.turn(&pace, request.priority(), pixel_steps(request), weight);
+        record.take(turn, weight);
     }
 
-    /// Whose jobs wait; without weights, one line.
-    pub(super) fn owners_waiting(&self) -> BTreeSet<Option<OwnerId>> {
-        self.groups.keys().map(|(owner, _)| owner.clone()).collect()
-    }
-
-    pub(super) fn account(&self, owner: &Option<OwnerId>) -> Account {
-        self.accounts.get(owner).copied().unwrap_or_default()
-    }
-
-    /// What a change of a job's state means for its owner's share.
-    fn account_for(&mut self, before: Option<JobStatus>, job: &Job) {
-        let (owner, work) = (&job.owner, pixel_steps(&job.request));
-        let weight = weight(&self.weights, owner.as_ref());
-        let mut account = self.account(owner);
-        match (before, job.status) {
-            (None, JobStatus::Queued) if !self.owners_waiting().contains(owner) => {
-                let waiting = self.owners_waiting().into_iter().map(|owner| self.account(&owner).tag);
-                account.tag = joining(account.tag, waiting, self.accounts.values().map(|account| account.tag));
-            }
-            (Some(JobStatus::Queued), JobStatus::Running) => account.charge(work, weight),
-            (Some(JobStatus::Running), _) if is_undrawn(job) => account.refund(work, weight),
-            _ => return,
+    /// What a job's new state means for its turn.
+    fn settle(&mut self, before: JobStatus, record: &Record) {
+        let (Some(turn), Some(pace), request) = (record.turn, &self.pace, &record.job.request) else { return };
+        let account = self.accounts.entry(record.job.owner.clone()).or_default();
+        match Settled::of(before, &record.job) {
+            Settled::GivenBack => account.give_back(turn, request.priority(), pace),
+            Settled::Drawn => account.pixel_steps += pixel_steps(request),
+            Settled::Not => {}
         }
-        self.accounts.insert(owner.clone(), account);
     }
 }

@@ -12,6 +12,7 @@ mod sqlite;
 mod sqlite_claims;
 mod sqlite_identical;
 mod sqlite_rows;
+mod sqlite_shares;
 
 pub use identity::identity;
 pub use memory::MemoryStore;
@@ -41,6 +42,8 @@ pub struct NewJob {
     pub identity: Option<String>,
     /// Its pictures, where they are stored already: it never waits, and never counts against the queue's limit.
     pub answer: Option<Answer>,
+    /// Pixel-steps a second of all devices, as lately measured: where owners have shares, how far apart their turns are.
+    pub speed: Option<f64>,
 }
 
 /// Pictures of another job, copied for this one.
@@ -102,12 +105,17 @@ pub struct ClaimRequest {
     pub max_row_pixels: u64,
     /// How long the lease lasts without a heartbeat.
     pub lease_ms: u64,
-    /// Pixel-steps a second of all devices, as lately measured: tells how far two owners' turns are apart in time.
-    pub speed: Option<f64>,
 }
 
-/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`Job::place`]; where owners have weights
-/// ([`StoreOptions::weights`]), each owner's line is so ordered, and of two lines that goes first whose turn it is.
+impl ClaimRequest {
+    /// Whether the jobs are not to be drawn.
+    fn is_to_copy(&self) -> bool {
+        matches!(self.select, Select::Identical(_))
+    }
+}
+
+/// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`QueuePlace`]: by acceptance, or, where owners have
+/// weights ([`StoreOptions::weights`]), by their turns.
 ///
 /// Of several jobs of one [`Job::identity`] only the oldest can be taken to be drawn, and none while one of them runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +151,7 @@ pub struct ClaimedJob {
     pub job: Job,
     /// The right to finish it.
     pub lease: Lease,
-    /// Where it stands next to others that were claimed or wait: [`Job::place`], or by its owner's turn.
+    /// Where it stands next to others that were claimed or wait.
     pub place: QueuePlace,
 }
 
@@ -259,6 +267,15 @@ pub struct WaitingWork {
     pub row_steps: u64,
 }
 
+/// The way ahead of a waiting job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Where it stands.
+    pub place: QueuePlace,
+    /// The work that stands before it, by size, in any order.
+    pub work: Vec<WaitingWork>,
+}
+
 /// What one owner has in the queue, and was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerWork {
@@ -268,7 +285,8 @@ pub struct OwnerWork {
     pub queued: u64,
     /// Jobs with a worker.
     pub running: u64,
-    /// Pictures x steps x pixels of all jobs that workers took and did not hand back, since there were weights.
+    /// Pictures x steps x pixels of all jobs that were drawn, since there were weights; not of those that were given
+    /// another's pictures.
     pub pixel_steps: u64,
 }
 
@@ -303,9 +321,8 @@ pub trait JobStore: Send + Sync {
     async fn get(&self, id: JobId) -> Result<Option<Job>>;
     /// Newest first.
     async fn list(&self, filter: JobFilter) -> Result<Vec<Job>>;
-    /// The work that stands before a waiting job, by size, in any order; `None` when it does not wait. Where owners have weights,
-    /// about what will go before it, were no more jobs to come.
-    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>>;
+    /// Where a waiting job stands, and what stands before it; `None` when it does not wait.
+    async fn ahead(&self, id: JobId) -> Result<Option<Ahead>>;
     /// All work that waits, by size, in any order.
     async fn waiting_work(&self) -> Result<Vec<WaitingWork>>;
     /// The latest job of this [`Job::identity`] that succeeded and is kept; whoever copies its pictures sees whether they are.

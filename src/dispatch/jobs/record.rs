@@ -4,6 +4,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use super::shares::Turn;
 use super::{
     ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Origin, Outcome, Overdue, Rescued, Result,
     StoreOptions,
@@ -18,6 +19,8 @@ use crate::domain::{
 pub(super) struct Record {
     pub(super) job: Job,
     pub(super) place: QueuePlace,
+    /// Where owners had weights when it was accepted.
+    pub(super) turn: Option<Turn>,
     pub(super) lease: Option<HeldLease>,
     pub(super) idempotency: Option<Idempotency>,
 }
@@ -50,7 +53,7 @@ impl Record {
             identity: new.identity,
             reused_from: None,
         };
-        let mut record = Self { place: job.place(), job, lease: None, idempotency: new.idempotency };
+        let mut record = Self { place: job.place(), turn: None, job, lease: None, idempotency: new.idempotency };
         if let Some(answer) = new.answer {
             record.step(Transition::Answer)?;
             record.job.images = answer.images;
@@ -59,6 +62,12 @@ impl Record {
             record.end(JobTimings::default(), options, now);
         }
         Ok(record)
+    }
+
+    /// Its owner's turn is its place.
+    pub(super) fn take(&mut self, turn: Turn, weight: f64) {
+        self.place.rank_ms = turn.rank_ms(self.job.request.priority(), weight);
+        self.turn = Some(turn);
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest, now: Timestamp) -> Result<Lease> {
@@ -278,13 +287,6 @@ impl Room {
         self.row_pixels = self.row_pixels.saturating_sub(row_pixels);
         true
     }
-}
-
-/// Whether a job ended, or waits again, and nothing was drawn for it: what its owner does not pay for.
-pub(super) fn is_undrawn(job: &Job) -> bool {
-    let codes = [ErrorCode::ModelUnavailable, ErrorCode::WorkerLost];
-    let failed = job.error.as_ref().is_some_and(|error| codes.contains(&error.code));
-    failed || job.status == JobStatus::Queued || job.reused_from.is_some()
 }
 
 /// Rows x width x height of the largest evaluation.

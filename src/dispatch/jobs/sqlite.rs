@@ -4,7 +4,7 @@
 //! two processes never claim the same job. Within a process writers line up at a pool of one connection.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,14 +14,14 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 
-use super::record::{Record, Room, is_undrawn, pixel_steps};
-use super::shares::Scale;
-use super::sqlite_claims::{Shares, owners, selected, waiting_work};
+use super::record::Record;
+use super::sqlite_claims::{ahead, fitting, is_anything, work};
 use super::sqlite_identical;
 use super::sqlite_rows::{id_bytes, insert, key_column, record, update};
+use super::sqlite_shares::{forget, give_turn, owners, settle, took};
 use super::{
-    Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob, Outcome,
-    Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
+    Ahead, Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
+    Outcome, Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
 };
 use crate::domain::{Clock, Job, JobId, ModelId, Timestamp};
 
@@ -38,8 +38,6 @@ const RESCUE_LIMIT: i64 = 256;
 pub struct SqliteStore {
     options: StoreOptions,
     clock: Arc<dyn Clock>,
-    /// For the engines of this process.
-    scale: Mutex<Scale>,
     reader: SqlitePool,
     writer: SqlitePool,
 }
@@ -62,8 +60,10 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await.map_err(told)?;
         migrate(&writer, path).await?;
         let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect).await.map_err(told)?;
-        let scale = Mutex::new(Scale::starting(clock.now().unix_ms()));
-        Ok(Self { options, clock, scale, reader, writer })
+        if options.weights.is_empty() {
+            forget(&mut *writer.acquire().await?).await?;
+        }
+        Ok(Self { options, clock, reader, writer })
     }
 
     /// Closes the file; calls after this fail. Dropping the store does the same, without waiting.
@@ -74,20 +74,6 @@ impl SqliteStore {
 
     async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
-    }
-
-    fn shares(&self) -> Shares<'_> {
-        let scale = *self.scale.lock().unwrap_or_else(PoisonError::into_inner);
-        Shares { weights: &self.options.weights, scale }
-    }
-
-    /// Writes back what became of an attempt. One that ended before its job was drawn is not its owner's to pay.
-    async fn settle(&self, transaction: &mut SqliteConnection, record: &Record) -> Result<()> {
-        update(transaction, record).await?;
-        if is_undrawn(&record.job) {
-            self.shares().refund(transaction, &record.job, pixel_steps(&record.job.request)).await?;
-        }
-        Ok(())
     }
 }
 
@@ -147,13 +133,15 @@ impl JobStore for SqliteStore {
                 false => Err(Error::IdempotencyMismatch),
             };
         }
-        if new.answer.is_none() && count_queued(&mut transaction).await? >= self.options.max_queued {
+        let queued = count_queued(&mut transaction).await?;
+        if new.answer.is_none() && queued >= self.options.max_queued {
             return Err(Error::QueueFull { limit: self.options.max_queued });
         }
-        if new.answer.is_none() {
-            self.shares().join(&mut transaction, new.owner.as_ref()).await?;
+        let (now, speed, weights) = (self.clock.now(), new.speed, &self.options.weights);
+        let mut record = Record::new(new, &self.options, now)?;
+        if !weights.is_empty() && !record.job.status.is_terminal() {
+            give_turn(&mut transaction, &mut record, weights, queued > 0, (now, speed)).await?;
         }
-        let record = Record::new(new, &self.options, self.clock.now())?;
         insert(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(Inserted::New(record.job))
@@ -180,12 +168,12 @@ impl JobStore for SqliteStore {
         rows.iter().map(|row| Ok(record(row)?.job)).collect()
     }
 
-    async fn ahead(&self, id: JobId) -> Result<Option<Vec<WaitingWork>>> {
-        self.shares().ahead(&mut *self.reader.acquire().await?, id).await
+    async fn ahead(&self, id: JobId) -> Result<Option<Ahead>> {
+        ahead(&mut *self.reader.acquire().await?, id).await
     }
 
     async fn waiting_work(&self) -> Result<Vec<WaitingWork>> {
-        waiting_work(&mut *self.reader.acquire().await?, None).await
+        work(&mut *self.reader.acquire().await?, None).await
     }
 
     async fn identical(&self, identity: &str) -> Result<Option<Job>> {
@@ -208,26 +196,22 @@ impl JobStore for SqliteStore {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<ClaimedJob>> {
         // Idle workers ask often: look without the write lock first, and look again once it is held.
         let mut reader = self.reader.acquire().await?;
-        if selected(&mut reader, &request, &mut self.shares(), 1, self.clock.now()).await?.is_empty() {
+        if !is_anything(&mut reader, &request, self.clock.now()).await? {
             return Ok(Vec::new());
         }
         drop(reader);
         let mut transaction = self.write().await?;
         let now = self.clock.now();
-        let mut claimed = Vec::new();
-        let mut shares = self.shares();
-        // Each job has a row at least.
-        let turns = selected(&mut transaction, &request, &mut shares, request.max_rows.max(1), now).await?;
-        let mut room = Room::of(&request);
-        for turn in turns.into_iter().take_while(|turn| room.take(turn.job.rows, turn.job.row_pixels)) {
-            let Some(mut record) = load(&mut transaction, turn.place.id).await? else { continue };
+        let (mut claimed, mut turns) = (Vec::new(), Vec::new());
+        for id in fitting(&mut transaction, &request, now).await? {
+            let Some(mut record) = load(&mut transaction, id).await? else { continue };
             let lease = record.claim(&request, now)?;
             update(&mut transaction, &record).await?;
-            shares.charge(&mut transaction, &record.job, turn.job.pixel_steps).await?;
-            claimed.push(ClaimedJob { job: record.job, lease, place: turn.place });
+            turns.extend(record.turn.filter(|_| !request.is_to_copy()));
+            claimed.push(ClaimedJob { job: record.job, lease, place: record.place });
         }
+        took(&mut transaction, turns.into_iter()).await?;
         transaction.commit().await?;
-        *self.scale.lock().unwrap_or_else(PoisonError::into_inner) = shares.scale;
         Ok(claimed)
     }
 
@@ -253,8 +237,10 @@ impl JobStore for SqliteStore {
     async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job> {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
+        let before = record.job.status;
         record.finish(lease, outcome, &self.options, self.clock.now())?;
-        self.settle(&mut transaction, &record).await?;
+        update(&mut transaction, &record).await?;
+        settle(&mut transaction, before, &record).await?;
         transaction.commit().await?;
         Ok(record.job)
     }
@@ -263,7 +249,7 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
         record.release(lease, &self.options, self.clock.now())?;
-        self.settle(&mut transaction, &record).await?;
+        update(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(record.job)
     }
@@ -272,7 +258,7 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut record = load_held(&mut transaction, lease).await?;
         let rescued = record.lose(lease, reason, &self.options, self.clock.now())?;
-        self.settle(&mut transaction, &record).await?;
+        update(&mut transaction, &record).await?;
         transaction.commit().await?;
         Ok(rescued)
     }
@@ -280,9 +266,11 @@ impl JobStore for SqliteStore {
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>> {
         let mut transaction = self.write().await?;
         let Some(mut record) = load(&mut transaction, id).await? else { return Ok(None) };
+        let before = record.job.status;
         let cancelled = record.cancel(&self.options, self.clock.now())?;
         if !matches!(cancelled, Cancelled::AlreadyEnded(_)) {
             update(&mut transaction, &record).await?;
+            settle(&mut transaction, before, &record).await?;
         }
         transaction.commit().await?;
         Ok(Some(cancelled))
@@ -303,7 +291,7 @@ impl JobStore for SqliteStore {
         for row in &rows {
             let mut record = record(row)?;
             rescued.push(record.rescue(None, &self.options, now)?);
-            self.settle(&mut transaction, &record).await?;
+            update(&mut transaction, &record).await?;
         }
         transaction.commit().await?;
         Ok(rescued)
@@ -320,10 +308,12 @@ impl JobStore for SqliteStore {
         let mut transaction = self.write().await?;
         let mut found = Vec::new();
         for mut record in overdue(&mut transaction, now, RESCUE_LIMIT).await? {
+            let before = record.job.status;
             let what = record.overdue(&self.options, now)?;
             // One that is not overdue was changed by an older program, which leaves the column as it was.
             if !matches!(what, Some(Overdue::Running(_))) {
                 update(&mut transaction, &record).await?;
+                settle(&mut transaction, before, &record).await?;
             }
             found.extend(what);
         }

@@ -7,6 +7,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::record::{HeldLease, Record, pixel_steps};
+use super::shares::Turn;
 use super::sqlite_identical::reused_from;
 use super::{Error, Idempotency, Result, WaitingWork};
 use crate::domain::{Job, JobId, JobStatus, ModelId, OwnerId, QueuePlace, SizeKey, Timestamp, WorkerId};
@@ -38,11 +39,13 @@ pub(super) fn record(row: &SqliteRow) -> Result<Record> {
         reused_from: reused_from(row)?,
     };
     let place = QueuePlace { rank_ms: row.try_get("rank_ms")?, id: job.id };
-    Ok(Record { job, place, lease: lease(row)?, idempotency: idempotency(row)? })
+    let turn = row.try_get::<Option<f64>, _>("turn_ms")?.zip(row.try_get("turn_cost_ms")?);
+    let turn = turn.map(|(at, cost)| Turn { at, cost });
+    Ok(Record { job, place, turn, lease: lease(row)?, idempotency: idempotency(row)? })
 }
 
 /// Reads a row of sums over waiting jobs of one size.
-pub(super) fn work(row: &SqliteRow) -> Result<WaitingWork> {
+pub(super) fn waiting_work(row: &SqliteRow) -> Result<WaitingWork> {
     let model = ModelId::new(row.try_get::<String, _>("model")?);
     let size = SizeKey { model, width: row.try_get("width")?, height: row.try_get("height")? };
     let sum = |column: &str| Ok::<u64, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
@@ -54,8 +57,8 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     let (job, request) = (&record.job, &record.job.request);
     sqlx::query(
         "INSERT INTO jobs (id, status, request, model, width, height, steps, row_count, pixel_steps, rank_ms, \
-         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint, owner, identity) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         created_at_ms, deadline_ms, idempotency_key, idempotency_fingerprint, owner, identity, \
+         turn_ms, turn_cost_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id_bytes(job.id))
     .bind(job.status.name())
@@ -73,6 +76,8 @@ pub(super) async fn insert(connection: &mut SqliteConnection, record: &Record) -
     .bind(record.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_str()))
     .bind(job.owner.as_ref().map(OwnerId::as_str))
     .bind(job.identity.as_deref())
+    .bind(record.turn.map(|turn| turn.at))
+    .bind(record.turn.map(|turn| turn.cost))
     .execute(&mut *connection)
     .await?;
     // What can change is there from the start where its pictures are.

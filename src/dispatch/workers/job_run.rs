@@ -133,8 +133,12 @@ impl JobRun {
             }
         };
         let ended = end(&parts, &self.claimed.lease, outcome).await;
-        if self.was_parked && ended.is_some() {
-            parked::remove(&parts, self.claimed.job.id).await;
+        let Some(job) = &ended else { return None };
+        if job.status != JobStatus::Succeeded {
+            remove_drawn(&parts, job.id).await;
+        }
+        if self.was_parked {
+            parked::remove(&parts, job.id).await;
         }
         ended
     }

@@ -11,14 +11,23 @@ use crate::diffusion::engine::{MAX_PARKED_BYTES, ParkedJob};
 use crate::dispatch::artifacts::{ArtifactStore, Stored};
 use crate::domain::{Artifact, ImageProgress, Job, JobEventKind, JobId};
 
-/// Where a claimed job stood when it was parked; `None` where it was not, or where that cannot be used.
-pub(super) async fn fetch(parts: &PoolParts, job: &Job) -> Option<Box<ParkedJob>> {
+/// What lies in the store of where a job stood.
+pub(super) enum Found {
+    Nothing,
+    /// Something that cannot be used, or could not be read in time.
+    Unusable,
+    Parked(Box<ParkedJob>),
+}
+
+/// Where a claimed job stood when it was parked.
+pub(super) async fn fetch(parts: &PoolParts, job: &Job) -> Found {
     let read = tokio::time::timeout(PATIENCE, read(&parts.artifacts, job.id)).await;
     match read.unwrap_or_else(|_| Err("it took too long".to_owned())) {
-        Ok(parked) => parked.map(Box::new),
+        Ok(None) => Found::Nothing,
+        Ok(Some(parked)) => Found::Parked(Box::new(parked)),
         Err(reason) => {
             tracing::warn!(job.id = %job.id, %reason, "a parked state is not used; the job starts anew");
-            None
+            Found::Unusable
         }
     }
 }

@@ -251,7 +251,7 @@ impl Worker {
             self.parts.metrics.queue_wait.observe(waited as f64 / 1e3);
             self.parts.events.publish(job.id, JobEventKind::Started { attempt: job.attempts }).await;
             tracing::info!(job.id = %job.id, worker = %self.id, attempt = job.attempts, "job started");
-            self.parts.hub.boarded(&job);
+            self.parts.hub.boarded(&job, place);
             let kept = models.iter().map(Held::for_job).collect();
             self.aboard.insert(job.id, JobRun::new(claimed, models));
             taken.push(Claimed { job, place, token, models: kept });
@@ -270,7 +270,6 @@ impl Worker {
             max_rows,
             max_row_pixels: self.options.engine.caps.max_row_pixels,
             lease_ms: self.options.lease.as_millis() as u64,
-            speed: self.parts.hub.speed(),
         };
         self.parts.jobs.claim(request).await.unwrap_or_else(|error| {
             self.parts.metrics.store_errors.inc();

@@ -261,7 +261,7 @@ pub(in crate::http) struct JobBody {
     ended_at: Option<String>,
     /// When the job and its pictures are removed.
     expires_at: Option<String>,
-    /// Jobs before it, while it waits: 0 is next. Where there are API keys, about as many as will go before it.
+    /// Jobs before it, while it waits: 0 is next.
     queue_position: Option<u64>,
     /// When it will likely have ended, in milliseconds from now.
     eta_ms: Option<u64>,

@@ -1,4 +1,5 @@
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::support::app::{TestApp, body, with};
 use crate::support::drafts::fixtures;
@@ -34,6 +35,28 @@ fn has(bytes: &[u8], text: &str) -> bool {
 
 fn pixels(bytes: &[u8]) -> Vec<u8> {
     darkroom::images::decode(bytes, darkroom::domain::ImageFormat::Png).unwrap().pixels().to_vec()
+}
+
+#[tokio::test]
+async fn a_picture_names_the_textual_inversion_embeddings_of_its_prompts() {
+    let words = fixtures().join("embeddings/words");
+    let app = TestApp::builder().settings(move |settings| settings.models.embeddings = words).start().await;
+    let named =
+        json!({"prompt": "a (<CAT-toy>:1.2), <cat-toy>", "negative_prompt": "easyneg", "prompt_syntax": "a1111"});
+    let (_, picture) = drawn(&app, &with(body("", 3), named)).await;
+    let hash = |file: &str| {
+        let file = std::fs::read(fixtures().join("embeddings/words").join(file)).unwrap();
+        darkroom::domain::hex(&sha2::Sha256::digest(file)[..6])
+    };
+    let told = format!(
+        "TI hashes: \"<cat-toy>: {}, easyneg: {}\"",
+        hash("learned_embeds.safetensors"),
+        hash("easyneg.safetensors")
+    );
+    assert!(has(&picture, &told), "{told}");
+    let (_, other) = drawn(&app, &body("a house", 3)).await;
+    assert!(!has(&other, "TI hashes"));
+    app.finish().await;
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ impl Bed {
     /// How many jobs stand before this one.
     pub(super) async fn position(&self, id: JobId) -> Option<u64> {
         let ahead = self.store.ahead(id).await.unwrap();
-        ahead.map(|ahead| ahead.iter().map(|work| work.jobs).sum())
+        ahead.map(|ahead| ahead.work.iter().map(|work| work.jobs).sum())
     }
 
     /// Around a store that was opened elsewhere.
@@ -65,7 +65,7 @@ pub(super) fn clock() -> Arc<ManualClock> {
 
 /// Nobody's in particular, drawn whatever was before.
 pub(super) fn new_job(request: GenerationRequest) -> NewJob {
-    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None }
+    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None, speed: None }
 }
 
 pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {
@@ -83,7 +83,6 @@ pub(super) fn claim(max_rows: u32) -> ClaimRequest {
         max_rows,
         max_row_pixels: u64::MAX,
         lease_ms: LEASE_MS,
-        speed: None,
     }
 }
 

@@ -1,13 +1,12 @@
 //! What every `JobStore` promises of owners and their shares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use darkroom::dispatch::jobs::{
     Answer, ClaimRequest, ClaimedJob, Inserted, NewJob, Origin, Outcome, OwnerWork, Select, SqliteStore, StoreOptions,
+    WaitingWork,
 };
-use darkroom::domain::{
-    ErrorCode, GenerationRequest, Job, JobError, JobId, ModelId, OwnerId, Priority, QueuePlace, SizeKey,
-};
+use darkroom::domain::{GenerationRequest, Job, JobId, ModelId, OwnerId, Priority, QueuePlace, SizeKey};
 
 use super::job_store_bed::{Bed, OPTIONS, claim, claimed_ids, clock, new_job, plain, succeeded, with};
 
@@ -50,6 +49,14 @@ async fn owners_taken(bed: &Bed, claims: usize) -> Vec<String> {
     taken
 }
 
+fn small() -> SizeKey {
+    SizeKey { model: ModelId::new("tiny"), width: 64, height: 64 }
+}
+
+fn work(name: &str, (queued, running): (u64, u64), pixel_steps: u64) -> OwnerWork {
+    OwnerWork { owner: Some(OwnerId::new(name)), queued, running, pixel_steps }
+}
+
 fn large() -> GenerationRequest {
     with(|draft| (draft.width, draft.height) = (Some(128), Some(128)))
 }
@@ -62,7 +69,7 @@ async fn a_late_owner_does_not_stand_behind_a_flood(bed: Bed) {
     assert_eq!(bed.position(late[0]).await, Some(0));
     assert_eq!(bed.position(late[1]).await, Some(2));
     // Of equal turns the older job goes first.
-    assert_eq!(owners_taken(&bed, 5).await, ["carol", "dan", "carol", "dan", "carol"]);
+    assert_eq!(owners_taken(&bed, 5).await, ["dan", "carol", "dan", "carol", "carol"]);
     // What he does not ask for goes to the other.
     assert_eq!(owners_taken(&bed, 3).await, ["carol"; 3]);
 }
@@ -71,23 +78,13 @@ async fn shares_are_by_weight_and_counted_in_pixel_steps(bed: Bed) {
     flood(&bed, "bob", 40, plain).await;
     // Each four times as much work.
     flood(&bed, "alice", 40, large).await;
-    let mut given: HashMap<String, u64> = HashMap::new();
     for _ in 0..42 {
         let claimed = bed.one().await;
-        let request = &claimed.job.request;
-        let work = u64::from(request.num_images()) * request.pixel_steps();
-        *given.entry(owner_of(&claimed)).or_default() += work;
+        bed.store.finish(&claimed.lease, succeeded()).await.unwrap();
     }
     // 18 of 4 units and 24 of one: 3 to 1.
-    assert_eq!((given["alice"], given["bob"]), (18 * 4 * PLAIN, 24 * PLAIN));
     let owners = bed.store.owners().await.unwrap();
-    let work = |name: &str, queued, running, pixel_steps| OwnerWork {
-        owner: Some(OwnerId::new(name)),
-        queued,
-        running,
-        pixel_steps,
-    };
-    assert_eq!(owners, [work("alice", 22, 18, given["alice"]), work("bob", 16, 24, given["bob"])]);
+    assert_eq!(owners, [work("alice", (22, 0), 18 * 4 * PLAIN), work("bob", (16, 0), 24 * PLAIN)]);
 }
 
 async fn one_claim_shares_its_batch(bed: Bed) {
@@ -96,8 +93,7 @@ async fn one_claim_shares_its_batch(bed: Bed) {
     let count = |claimed: &[ClaimedJob]| claimed.iter().filter(|job| owner_of(job) == "alice").count();
     let group = bed.store.claim(claim(8)).await.unwrap();
     assert_eq!((group.len(), count(&group)), (8, 6));
-    let size = SizeKey { model: ModelId::new("tiny"), width: 64, height: 64 };
-    let select = Select::Fill { size, steps: 10, before: None };
+    let select = Select::Fill { size: small(), steps: 10, before: None };
     let fill = bed.store.claim(ClaimRequest { select, ..claim(4) }).await.unwrap();
     assert_eq!((fill.len(), count(&fill)), (4, 3));
     // In the engine they stand in the order of their turns.
@@ -123,48 +119,60 @@ async fn within_an_owner_priority_and_age_decide(bed: Bed) {
 
 async fn another_size_is_taken_when_it_is_its_owners_turn(bed: Bed) {
     flood(&bed, "carol", 30, plain).await;
-    let aboard = bed.store.claim(ClaimRequest { speed: Some(1e6), ..claim(4) }).await.unwrap();
+    let aboard = bed.store.claim(claim(4)).await.unwrap();
     bed.clock.advance_ms(600_000);
     let late = submit(&bed, "dan", large()).await;
-    let size = SizeKey { model: ModelId::new("tiny"), width: 64, height: 64 };
     let other = async |before: QueuePlace| {
-        let select = Select::Other { except: size.clone(), before: Some(before) };
-        bed.store.claim(ClaimRequest { select, speed: Some(1e6), ..claim(4) }).await.unwrap()
+        let select = Select::Other { except: small(), before: Some(before) };
+        bed.store.claim(ClaimRequest { select, ..claim(4) }).await.unwrap()
     };
     // He comes after those who had their turn when he came.
     assert!(other(aboard[3].place).await.is_empty());
-    let select = Select::Fill { size: size.clone(), steps: 10, before: None };
-    let next = bed.store.claim(ClaimRequest { select, speed: Some(1e6), ..claim(4) }).await.unwrap();
+    let select = Select::Fill { size: small(), steps: 10, before: None };
+    let next = bed.store.claim(ClaimRequest { select, ..claim(4) }).await.unwrap();
     // But before those who have it later.
     assert_eq!(claimed_ids(&other(next[3].place).await), [late.id]);
 }
 
-async fn a_job_that_was_handed_back_is_not_paid_for(bed: Bed) {
-    let given = async |name: &str| {
-        let owners = bed.store.owners().await.unwrap();
-        owners.iter().find(|work| work.owner == Some(OwnerId::new(name))).unwrap().pixel_steps
-    };
+async fn an_owners_own_other_sizes_do_not_hold_up_a_job_for_ever(bed: Bed) {
+    flood(&bed, "carol", 4, plain).await;
+    let wide = flood(&bed, "carol", 1, large).await;
+    flood(&bed, "carol", 30, plain).await;
+    bed.store.claim(claim(4)).await.unwrap();
+    let select = Select::Fill { size: small(), steps: 10, before: None };
+    let filled = bed.store.claim(ClaimRequest { select, ..claim(4) }).await.unwrap();
+    // Whatever is taken meanwhile, it stands where it stood.
+    let select = Select::Other { except: small(), before: Some(filled[0].place) };
+    assert_eq!(claimed_ids(&bed.store.claim(ClaimRequest { select, ..claim(4) }).await.unwrap()), wide);
+}
+
+async fn a_job_that_waits_again_keeps_its_turn(bed: Bed) {
     let first = flood(&bed, "carol", 3, plain).await[0];
     flood(&bed, "dan", 3, plain).await;
     let claimed = bed.one().await;
-    assert_eq!((claimed.job.id, given("carol").await), (first, PLAIN));
     bed.store.release(&claimed.lease).await.unwrap();
-    assert_eq!(given("carol").await, 0);
-    let claimed = bed.one().await;
-    assert_eq!(claimed.job.id, first);
+    let again = bed.one().await;
+    assert_eq!((again.job.id, again.place), (first, claimed.place));
     // Its worker is lost.
     bed.clock.advance_ms(600_000);
     bed.store.rescue_expired().await.unwrap();
-    assert_eq!(given("carol").await, 0);
-    let claimed = bed.one().await;
-    let error = JobError { code: ErrorCode::ModelUnavailable, message: "x".to_owned() };
-    bed.store.finish(&claimed.lease, Outcome::Failed(error)).await.unwrap();
-    assert_eq!(given("carol").await, 0);
-    let claimed = bed.one().await;
-    assert_eq!(owner_of(&claimed), "carol");
-    bed.store.finish(&claimed.lease, succeeded()).await.unwrap();
-    assert_eq!(given("carol").await, PLAIN);
-    assert_eq!(owners_taken(&bed, 2).await, ["dan", "carol"]);
+    assert_eq!(bed.one().await.place, claimed.place);
+    assert_eq!(owners_taken(&bed, 5).await, ["dan", "carol", "dan", "carol", "dan"]);
+}
+
+async fn a_job_that_ends_before_it_is_drawn_gives_its_turn_back(bed: Bed) {
+    for id in flood(&bed, "carol", 20, plain).await {
+        bed.store.cancel(id).await.unwrap();
+    }
+    let expiring = with(|draft| draft.expires_in = Some(1));
+    for _ in 0..20 {
+        submit(&bed, "carol", expiring.clone()).await;
+    }
+    bed.clock.advance_ms(1_000);
+    assert_eq!(bed.store.expire_overdue().await.unwrap().len(), 20);
+    flood(&bed, "dan", 20, plain).await;
+    let late = submit(&bed, "carol", plain()).await;
+    assert_eq!(bed.position(late.id).await, Some(1), "after the one of the same turn that is older");
 }
 
 async fn a_job_that_is_given_anothers_pictures_is_not_paid_for(bed: Bed) {
@@ -187,21 +195,21 @@ async fn a_job_that_is_given_anothers_pictures_is_not_paid_for(bed: Bed) {
     }
     let answer = Answer { from: drawn.id, images: drawn.images.clone(), warnings: Vec::new() };
     bed.store.insert(NewJob { answer: Some(answer), ..named() }).await.unwrap();
-    let work =
-        |name: &str, running| OwnerWork { owner: Some(OwnerId::new(name)), queued: 0, running, pixel_steps: PLAIN };
-    assert_eq!(bed.store.owners().await.unwrap(), [work("carol", 0), work("dan", 1)]);
+    let owners = bed.store.owners().await.unwrap();
+    assert_eq!(owners, [work("carol", (0, 0), PLAIN), work("dan", (0, 1), 0)]);
+    // Each has had one turn.
+    flood(&bed, "dan", 4, plain).await;
+    let late = submit(&bed, "carol", plain()).await;
+    assert_eq!(bed.position(late.id).await, Some(1));
 }
 
-async fn the_work_before_a_job_is_what_others_are_given_until_its_turn(bed: Bed) {
+async fn the_work_before_a_job_is_what_has_earlier_turns(bed: Bed) {
     flood(&bed, "bob", 8, plain).await;
     flood(&bed, "bob", 8, large).await;
     let alices = flood(&bed, "alice", 10, plain).await;
-    // Alice's four come to 4/3 of a plain one for Bob, who has 8 + 8 x 4 of them.
-    let mut ahead = bed.store.ahead(alices[4]).await.unwrap().unwrap();
-    ahead.sort_by(|a, b| a.size.cmp(&b.size));
-    let told: Vec<_> = ahead.iter().map(|work| (work.size.width, work.jobs, work.rows, work.row_steps)).collect();
-    // A thirtieth of Bob's work, rounded up for each size.
-    assert_eq!(told, [(64, 4 + 1, 4 + 1, 40 + 3), (128, 1, 1, 3)]);
+    // Four of Alice's, and the two that are Bob's meanwhile.
+    let ahead = bed.store.ahead(alices[4]).await.unwrap().unwrap();
+    assert_eq!(ahead.work, [WaitingWork { size: small(), jobs: 6, rows: 6, row_steps: 60 }]);
     let running = bed.one().await;
     assert_eq!(bed.store.ahead(running.job.id).await.unwrap(), None);
 }
@@ -245,8 +253,8 @@ async fn many_workers_take_each_job_once_whoseever_it_is(bed: Bed) {
     taken.sort_unstable();
     taken.dedup();
     assert_eq!(taken.len(), 60);
-    let given: u64 = bed.store.owners().await.unwrap().iter().map(|work| work.pixel_steps).sum();
-    assert_eq!(given, 60 * PLAIN);
+    let running: u64 = bed.store.owners().await.unwrap().iter().map(|work| work.running).sum();
+    assert_eq!(running, 60);
 }
 
 for_every_store! { of options():
@@ -255,9 +263,11 @@ for_every_store! { of options():
     one_claim_shares_its_batch,
     within_an_owner_priority_and_age_decide,
     another_size_is_taken_when_it_is_its_owners_turn,
-    a_job_that_was_handed_back_is_not_paid_for,
+    an_owners_own_other_sizes_do_not_hold_up_a_job_for_ever,
+    a_job_that_waits_again_keeps_its_turn,
+    a_job_that_ends_before_it_is_drawn_gives_its_turn_back,
     a_job_that_is_given_anothers_pictures_is_not_paid_for,
-    the_work_before_a_job_is_what_others_are_given_until_its_turn,
+    the_work_before_a_job_is_what_has_earlier_turns,
     nobody_saves_up_shares_while_they_ask_for_nothing,
     jobs_without_an_owner_have_a_share_too,
     many_workers_take_each_job_once_whoseever_it_is,
@@ -267,17 +277,21 @@ for_every_store! { of options():
 async fn a_reopened_file_remembers_what_each_was_given() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
-    let open = async || Bed::of(SqliteStore::open(&path, options(), clock()).await.unwrap());
-    let bed = open().await;
+    let open = async |options| Bed::of(SqliteStore::open(&path, options, clock()).await.unwrap());
+    let bed = open(options()).await;
     flood(&bed, "carol", 12, plain).await;
-    flood(&bed, "dan", 12, plain).await;
-    bed.clock.advance_ms(1);
-    // Dan's jobs stand in line while Carol's alone are drawn of a model that he does not ask for.
-    for _ in 0..4 {
-        submit(&bed, "carol", with(|draft| draft.model = Some("other".to_owned()))).await;
+    for _ in 0..6 {
+        let claimed = bed.one().await;
+        bed.store.finish(&claimed.lease, succeeded()).await.unwrap();
     }
-    let others = ClaimRequest { models: vec![ModelId::new("other")], ..claim(4) };
-    assert_eq!(bed.store.claim(others).await.unwrap().len(), 4);
-    let bed = open().await;
-    assert_eq!(owners_taken(&bed, 5).await, ["dan", "dan", "dan", "dan", "carol"]);
+    let bed = open(options()).await;
+    let late = flood(&bed, "dan", 2, plain).await;
+    assert_eq!((bed.position(late[0]).await, bed.position(late[1]).await), (Some(0), Some(2)));
+    assert_eq!(bed.store.owners().await.unwrap()[0], work("carol", (6, 0), 6 * PLAIN));
+    // Without weights all stand by age, and weights begin anew.
+    let bed = open(OPTIONS).await;
+    bed.clock.advance_ms(600_000);
+    let last = submit(&bed, "dan", plain()).await;
+    assert_eq!(bed.one().await.job.id, late[0]);
+    assert_eq!((bed.store.owners().await.unwrap(), bed.store.get(last.id).await.unwrap()), (Vec::new(), Some(last)));
 }

@@ -11,7 +11,7 @@ fn work(model: &str, width: u32, (jobs, rows, row_steps): (u64, u64, u64)) -> Wa
 
 async fn before(bed: &Bed, job: Option<&Job>) -> Vec<WaitingWork> {
     let mut work = match job {
-        Some(job) => bed.store.ahead(job.id).await.unwrap().unwrap(),
+        Some(job) => bed.store.ahead(job.id).await.unwrap().unwrap().work,
         None => bed.store.waiting_work().await.unwrap(),
     };
     work.sort_by(|a, b| a.size.cmp(&b.size));

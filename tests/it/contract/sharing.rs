@@ -11,7 +11,7 @@ use darkroom::dispatch::workers::WorkerOptions;
 use darkroom::domain::{DeviceSpec, GenerationRequest, Job, JobId, JobStatus, Priority, SystemClock};
 
 use super::job_store_bed::new_job;
-use super::workers::{PATIENCE, options, parts, pool_with, store, watched};
+use super::workers::{DEADLINE, PATIENCE, options, parts, pool_with, store, watched};
 use crate::support::drafts::{checked, draft, pipeline};
 use crate::support::gate::Gate;
 
@@ -30,7 +30,8 @@ async fn accept(jobs: &dyn JobStore, id: JobId, request: GenerationRequest) {
 /// Until the job's first event of this kind.
 async fn heard(events: &dyn EventBus, job: JobId, kind: &str) {
     let mut subscription = events.subscribe(job, None).await;
-    while subscription.next().await.unwrap().kind.name() != kind {}
+    let comes = async { while subscription.next().await.unwrap().kind.name() != kind {} };
+    tokio::time::timeout(DEADLINE, comes).await.expect("the event comes in time");
 }
 
 async fn succeeded(jobs: &dyn JobStore, events: &dyn EventBus, id: JobId) -> Job {
@@ -80,7 +81,7 @@ async fn an_idle_worker_goes_on_with_what_waits_with_a_busy_one() {
     first_begins.open();
     succeeded(&*jobs, &*events, first).await;
     for _ in 0..3 {
-        asks.recv().await.unwrap();
+        tokio::time::timeout(DEADLINE, asks.recv()).await.expect("it asks in time").unwrap();
     }
     last_goes_on.open();
     // It would wait for ever where it was: the last job does not end before.

@@ -12,7 +12,7 @@ use darkroom::dispatch::workers::{PoolParts, WorkerOptions, WorkerPool};
 use darkroom::domain::{ErrorCode, Job, JobId, JobStatus, SystemClock};
 
 use super::job_store_bed::insert;
-use super::workers::{PATIENCE, options, parts, pool, pool_with, request, store, watched};
+use super::workers::{DEADLINE, PATIENCE, options, parts, pool, pool_with, request, store, watched};
 use crate::support::gate::Gate;
 
 /// Far more than a step of tiny-sd takes on a busy machine.
@@ -167,7 +167,7 @@ async fn a_drain_does_not_wait_for_an_engine_that_hangs() {
         hook(job, point)
     });
     let pool = watched_pool("here", &bed, engine(hang)).await;
-    reached.notified().await;
+    tokio::time::timeout(DEADLINE, reached.notified()).await.expect("it is drawn in time");
     pool.drain(Duration::ZERO).await;
     let job = bed.parts.jobs.get(bed.jobs[0]).await.unwrap().unwrap();
     assert_eq!((job.status, job.attempts), (JobStatus::Queued, 1), "a lost attempt counts");

@@ -75,7 +75,6 @@ fn as_other() -> ClaimRequest {
         max_rows: 8,
         max_row_pixels: u64::MAX,
         lease_ms: 600_000,
-        speed: None,
     }
 }
 

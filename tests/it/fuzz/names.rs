@@ -1,9 +1,12 @@
-//! The reader of checkpoints in one file: names and shapes of real ones with a few of them spoilt.
+//! The readers of checkpoints and of ControlNets in one file: names and shapes of real ones with a few of them spoilt.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use candle_core::Device;
+use darkroom::diffusion::models::unets::{ControlNetConfig, ControlNetModel};
 use darkroom::diffusion::pipelines::{self, ModelSource};
-use darkroom::diffusion::weights::{Dtype, Header, Layout, TensorInfo};
+use darkroom::diffusion::weights::{Checkpoint, Dtype, Header, Layout, TensorInfo};
 use darkroom::domain::DeviceSpec;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,6 +39,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         "conditioner.embedders.1.model",
         "cond_stage_model.model",
         "first_stage_model.decoder.up.0",
+        "control_model.input_blocks.1",
+        "control_model.zero_convs",
         "",
     ]));
     prop_oneof![
@@ -157,4 +162,35 @@ fn a_spoilt_checkpoint_is_loaded_or_refused_by_its_name() {
             Ok(())
         })
         .unwrap();
+}
+
+/// A ControlNet's file loads when it holds what it should, and is refused by its name otherwise.
+#[test]
+fn a_spoilt_controlnet_is_loaded_or_refused_by_its_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("spoilt.safetensors");
+    let whole = ["narrow-controlnet", "narrow-controlnet-xl"].map(|style| table(style).apply(&table(style).numbers()));
+    runner(256)
+        .run(&(0..whole.len(), vec(damage(), 0..4)), |(style, damages)| {
+            let mut tensors: BTreeMap<String, Stored> = whole[style].clone();
+            damages.iter().for_each(|damage| damage.apply(&mut tensors, |stored| &mut stored.shape));
+            write(&path, &tensors);
+            if let Err(error) = controlnet(&path) {
+                prop_assert!(!damages.is_empty(), "{error}");
+                prop_assert!(error.contains("spoilt.safetensors") && error.len() < 2000, "{error}");
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// As `ControlNets` read and load one.
+fn controlnet(path: &Path) -> Result<ControlNetModel, String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let checkpoint = Checkpoint::controlnet_file(path).map_err(|error| told(&error))?;
+    let json = checkpoint.json("config.json").map_err(|error| told(&error))?;
+    let within = |reason: &dyn std::fmt::Display| format!("{}: {reason}", checkpoint.describe(""));
+    let config = ControlNetConfig::parse(&json).map_err(|error| within(&error))?;
+    let weights = checkpoint.weights("", &Device::Cpu).map_err(|error| told(&error))?;
+    ControlNetModel::load(config, &weights).map_err(|error| within(&error))
 }

@@ -82,6 +82,9 @@ impl Pipeline for Kept {
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         self.inner.encode_prompt(prompt)
     }
+    fn embeddings(&self, prompt: &Prompt<'_>) -> Result<Vec<(String, String)>> {
+        self.inner.embeddings(prompt)
+    }
     fn condition(&self, request: &GenerationRequest, side: PromptSide, prompt: PromptEmbeds) -> Result<Conditioning> {
         self.inner.condition(request, side, prompt)
     }

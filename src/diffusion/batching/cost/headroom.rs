@@ -16,9 +16,9 @@ pub(super) struct Headroom {
 }
 
 impl Headroom {
-    /// So many rows are known to fit.
+    /// So many rows are known to fit. A sample of more rows goes alone all the same.
     pub(super) fn of(fitted: u32) -> Self {
-        Self { rows: fitted.max(LEAST), went_well: 0, patience: PATIENCE }
+        Self { rows: fitted.max(1), went_well: 0, patience: PATIENCE }
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -27,7 +27,7 @@ impl Headroom {
 
     /// Even that was too much: so many rows are known to fit.
     pub(super) fn ran_out(&mut self, fitted: u32) {
-        self.rows = fitted.clamp(LEAST, self.rows);
+        self.rows = fitted.clamp(1, self.rows);
         self.went_well = 0;
         self.patience = (2 * self.patience).min(MOST_PATIENCE);
     }
@@ -71,9 +71,9 @@ mod tests {
     }
 
     #[test]
-    fn forwards_that_left_room_do_not_count_and_one_guided_sample_always_may() {
+    fn forwards_that_left_room_do_not_count_and_one_row_always_may() {
         let mut headroom = Headroom::of(0);
-        assert_eq!(headroom.rows(), 2);
+        assert_eq!(headroom.rows(), 1);
         headroom = Headroom::of(8);
         (0..10 * PATIENCE).for_each(|_| headroom.went_well(6));
         assert_eq!(headroom.rows(), 8);

@@ -58,6 +58,7 @@ impl StepLoop {
         let refusal = match outputs {
             Ok(outputs) => {
                 if let Some(bytes) = bytes {
+                    // Those of ControlNets too: what it takes is bounded, whoever takes it.
                     self.batcher.observe_bytes(key, rows, bytes);
                 }
                 if rows > tried.fitted {

@@ -153,6 +153,18 @@ impl ClipTokenizer {
         Ok(windows(&pieces, marks))
     }
 
+    /// The added words that a text has, in its order; twice if they stand there twice.
+    ///
+    /// # Errors
+    /// As [`ClipTokenizer::encode`].
+    pub fn added_words(&self, text: &str) -> Result<Vec<String>> {
+        if self.followers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let added = self.tokens(text)?.into_iter().filter(|id| self.followers.contains_key(id));
+        Ok(added.filter_map(|id| self.tokenizer.id_to_token(id)).collect())
+    }
+
     /// Without marks, a word of several vectors with all of them.
     fn words(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();

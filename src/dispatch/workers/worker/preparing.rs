@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 
 use super::Worker;
 use super::watchdog::Failure;
-use crate::diffusion::engine::{self, EngineJob, EngineOptions, ParkedJob, Prepared};
+use crate::diffusion::engine::{self, EngineJob, EngineOptions, Prepared};
 use crate::dispatch::jobs::{Answer, Outcome};
 use crate::dispatch::workers::PATIENCE;
 use crate::dispatch::workers::inputs::{self, Given, NotGiven};
 use crate::dispatch::workers::models::Held;
-use crate::dispatch::workers::parked;
+use crate::dispatch::workers::parked::{self, Found};
 use crate::dispatch::workers::pool::PoolParts;
 use crate::dispatch::workers::reusing;
 use crate::domain::{
@@ -80,10 +80,14 @@ fn parties(claimed: Vec<Claimed>, policy: BatchingPolicy) -> Vec<Vec<Claimed>> {
 async fn ready(parts: PoolParts, options: EngineOptions, party: Vec<Claimed>) -> Vec<Ready> {
     let given = join_all(party.iter().map(|claimed| given(&parts, &claimed.job))).await;
     let parked = join_all(party.iter().map(|claimed| parked::fetch(&parts, &claimed.job))).await;
-    let attempt = |(claimed, parked): (&Claimed, &Option<Box<ParkedJob>>)| Attempt {
+    let attempt = |(claimed, found): (&Claimed, &Found)| Attempt {
         id: claimed.job.id,
         token: claimed.token,
-        parked: parked.as_ref().map(|parked| parked.stored().to_vec()),
+        parked: match found {
+            Found::Nothing => None,
+            Found::Unusable => Some(Vec::new()),
+            Found::Parked(parked) => Some(parked.stored().to_vec()),
+        },
     };
     let attempts: Vec<Attempt> = party.iter().zip(&parked).map(attempt).collect();
     let made = move || {
@@ -119,9 +123,10 @@ async fn given(parts: &PoolParts, job: &Job) -> Result<Given, NotReady> {
 fn made(
     claimed: &Claimed,
     given: Result<Given, NotReady>,
-    parked: Option<Box<ParkedJob>>,
+    found: Found,
     options: &EngineOptions,
 ) -> Result<Prepared, NotReady> {
+    let parked = if let Found::Parked(parked) = found { Some(parked) } else { None };
     let Given { canvas, controls } = given?;
     let Claimed { job, place, models, .. } = claimed;
     let job = EngineJob {

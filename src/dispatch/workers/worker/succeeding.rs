@@ -27,7 +27,6 @@ impl Worker {
                 max_rows: ANSWERED_AT_ONCE,
                 max_row_pixels: u64::MAX,
                 lease_ms,
-                speed: None,
             });
             let finished = finish(run);
             async move {

@@ -57,7 +57,7 @@ impl Worker {
         match self.models.failure(&models) {
             Some((model, reason)) => self.fail_unavailable(claimed, &model, &reason).await,
             None => {
-                self.models.lack(models, claimed.job.place().rank_ms);
+                self.models.lack(models, claimed.place.rank_ms);
                 tracing::info!(job.id = %claimed.job.id, worker = %self.id, "a job waits for another of its models");
                 // Nothing was tried. The next look finds it again.
                 release(&self.parts, &claimed.lease).await;
