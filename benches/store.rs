@@ -40,6 +40,7 @@ async fn claim(store: &dyn JobStore) -> Vec<ClaimedJob> {
         worker: WorkerId::new("bench"),
         models: vec![ModelId::new(MODEL)],
         select: Select::Group,
+        is_to_draw: true,
         max_rows: BATCH,
         max_row_pixels: u64::MAX,
         lease_ms: 3_600_000,

@@ -165,9 +165,12 @@ async fn open_stores(
             std::fs::create_dir_all(&pictures)
                 .map_err(|error| format!("cannot make {}: {error}", pictures.display()))?;
             let database = database(&settings.data_dir);
-            let jobs = SqliteStore::open(&database, options, clock)
-                .await
-                .map_err(|error| format!("{}: {error}", database.display()))?;
+            let told = |error| format!("{}: {error}", database.display());
+            let has_owners = !options.weights.is_empty();
+            let jobs = SqliteStore::open(&database, options, clock).await.map_err(told)?;
+            if !has_owners {
+                jobs.forget_turns().await.map_err(told)?;
+            }
             let artifacts =
                 ArtifactStore::filesystem(&pictures).map_err(|error| format!("{}: {error}", pictures.display()))?;
             Ok((Arc::new(jobs), artifacts))

@@ -152,6 +152,7 @@ impl Store {
             worker: WorkerId::new("w"),
             models: vec![ModelId::new(MODEL)],
             select,
+            is_to_draw: true,
             max_rows: most as u32,
             max_row_pixels: u64::MAX,
             lease_ms: u64::from(u32::MAX),

@@ -40,7 +40,8 @@ impl Forecast {
     pub(super) fn running(&self, job: &Job) -> Option<f64> {
         let Some(aboard) = self.outlook.aboard.iter().find(|aboard| aboard.job == job.id) else {
             // Drawn by another process, which alone knows how far it is.
-            return self.waiting(job, &Ahead { place: job.place(), work: Vec::new() });
+            let place = QueuePlace { rank_ms: i64::MIN, id: job.id };
+            return self.waiting(job, &Ahead { place, work: Vec::new() });
         };
         let own =
             Own { rows: f64::from(aboard.rows), steps: f64::from(aboard.steps_left), row_steps: aboard.row_steps_left };

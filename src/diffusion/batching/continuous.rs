@@ -1,8 +1,7 @@
 //! Policy `continuous`: samples of one [`BatchKey`] share the forward whatever their steps, join at any step, leave when
 //! they are done, and their places are taken at once.
 //!
-//! **Order.** Who stands first in the queue is first ([`QueuePlace`]: by time of acceptance, moved by priority; where owners have
-//! shares, by a time of turns in its place, of which the rest holds as well, as there are finitely many turns before any). Three rules
+//! **Order.** Who stands first in the queue is first ([`QueuePlace`]: by time of acceptance, moved by priority). Three rules
 //! bend this, none by more than [`ALIKE_WITHIN_MS`]: of the samples of a key, those with as many steps as the batch has are
 //! taken aboard before the others; a sample aboard gives up its place only to one that stands so much before it; and a key
 //! gives up the device only to one whose oldest sample stands so much before its own.
@@ -19,7 +18,9 @@
 //! those aboard stands before o or less than once that after it. (The property test below holds this to be so.) So x
 //! waits for no more forwards than such samples have evaluations left. These were accepted before x or, since an
 //! interactive job stands 30 s before its acceptance and a bulk one 300 s after it, at most so much later: 2 s where x is
-//! interactive, 32 s where it is normal and 332 s where it is bulk. Nothing that is accepted later delays x.
+//! interactive, 32 s where it is normal and 332 s where it is bulk. Nothing that is accepted later delays x. (Where owners have
+//! shares, places are turns of a clock of their own: all this holds with "has its turn" for "is accepted", and how much
+//! of others' can have theirs before x is bounded where turns are given out.)
 
 use std::collections::HashMap;
 use std::sync::Arc;

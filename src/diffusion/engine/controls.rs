@@ -44,6 +44,11 @@ impl Controls {
         Ok(controls)
     }
 
+    /// Which networks are asked at each evaluation.
+    pub(super) fn fingerprints(&self) -> impl Iterator<Item = Vec<&str>> {
+        self.cond.iter().map(|controls| controls.iter().map(|control| control.net.fingerprint()).collect())
+    }
+
     /// Those of one row of an evaluation.
     pub(super) fn at(&self, evaluation: usize, branch: Branch) -> &[Control] {
         let rows = match branch {

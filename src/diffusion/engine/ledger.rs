@@ -144,9 +144,11 @@ impl Ledger {
         self.books().jobs.get(&job).is_none_or(|standing| standing.is_ending())
     }
 
-    /// Whether one of its samples will come back to the loop.
+    /// Whether one of its samples will come back to the loop, or has and was not taken yet.
     pub(super) fn is_between(&self, job: JobId) -> bool {
-        self.books().jobs.get(&job).is_some_and(|standing| standing.between > 0)
+        let books = self.books();
+        let is_to_come = books.jobs.get(&job).is_some_and(|standing| standing.between > 0);
+        is_to_come || books.back.iter().any(|sample| sample.job == job)
     }
 
     /// What it rests on; `None` where it is not aboard, or leaves already.

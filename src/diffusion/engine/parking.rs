@@ -6,6 +6,8 @@
 
 mod format;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,8 +16,8 @@ pub use format::{MAX_PARKED_BYTES, Unreadable};
 use super::sample::Told;
 use crate::diffusion::batching::BatchKey;
 use crate::diffusion::noise::NoiseState;
-use crate::diffusion::pipelines::{Conditioning, Result};
-use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelId, ModelInfo, hex};
+use crate::diffusion::pipelines::{Conditioning, Pipeline, Result};
+use crate::domain::{Artifact, DrawnBy, DrawnByModel, GenerationRequest, JobId, ModelId, hex};
 
 /// A job that was taken off.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,8 +40,10 @@ pub(super) struct Basis {
     /// `cpu`, `cuda` or `metal`.
     device: String,
     models: Vec<DrawnByModel>,
-    /// Of each pass, SHA-256 of all that its evaluations are told, in hex: LoRAs by hash, the plan, prompts as the text encoders
-    /// read them here.
+    /// [`Pipeline::fingerprint`] of each: of the autoencoder too.
+    networks: Vec<String>,
+    /// Of each pass, SHA-256 of all that its evaluations are told, in hex: LoRAs by hash, the plan, which
+    /// ControlNets, prompts as the text encoders read them here.
     passes: Vec<String>,
 }
 
@@ -105,8 +109,9 @@ impl Basis {
         job: JobId,
         request: &GenerationRequest,
         (key, told): (&BatchKey, &Told),
-        models: impl Iterator<Item = &'a ModelInfo>,
+        pipelines: impl Iterator<Item = &'a Arc<dyn Pipeline>>,
     ) -> Result<Self> {
+        let pipelines: Vec<_> = pipelines.collect();
         let request = serde_json::to_vec(request).unwrap_or_default();
         let mut passes = vec![told.digest(key)?];
         if let Some(next) = &told.next {
@@ -117,7 +122,8 @@ impl Basis {
             request: hex(Sha256::digest(request)),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             device: device(told).to_owned(),
-            models: DrawnBy::models(models).models,
+            models: DrawnBy::models(pipelines.iter().map(|pipeline| pipeline.info())).models,
+            networks: pipelines.iter().map(|pipeline| pipeline.fingerprint().to_owned()).collect(),
             passes,
         })
     }
@@ -135,7 +141,7 @@ impl Basis {
             () if self.request != now.request => word("the request"),
             () if self.program != now.program => Some(format!("it was parked by version {}", self.program)),
             () if self.device != now.device => Some(format!("it was parked on `{}`", self.device)),
-            () if self.models != now.models => word("a model's file"),
+            () if self.models != now.models || self.networks != now.networks => word("a model's file"),
             () if self.passes != now.passes => word("what the prompts, the LoRAs and the sampler come to"),
             () => None,
         }
@@ -156,6 +162,7 @@ impl Told {
         let mut hash = Sha256::new();
         // Debug gives a float's shortest digits, which no other float has.
         hash.update(format!("{:?}{:?}{key:?}", self.plan, self.guidance));
+        self.controls.fingerprints().for_each(|nets| hash.update(format!("{nets:?}")));
         for side in [Some(&self.cond), self.uncond.as_ref()] {
             hash.update([u8::from(side.is_some())]);
             side.map(|side| add(&mut hash, side)).transpose()?;

@@ -121,7 +121,7 @@ impl EngineJob {
 
     fn basis(&self, (key, told): (&BatchKey, &Told)) -> pipelines::Result<Basis> {
         let models = self.request.models().into_iter().filter_map(|model| self.pipeline(model).ok());
-        Basis::of(self.id, &self.request, (key, told), models.map(|pipeline| pipeline.info()))
+        Basis::of(self.id, &self.request, (key, told), models)
     }
 
     /// Its samples as they stood when it was parked; `None` where it was not, or where its state is none of what is to be drawn

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use sha2::{Digest, Sha256};
 
 use super::adapted::Adapting;
 use super::card::ModelCard;
@@ -19,7 +20,7 @@ use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionMode
 use crate::diffusion::models::{self};
 use crate::diffusion::samplers::TrainingSchedule;
 use crate::diffusion::weights::{Checkpoint, LoraTarget, Weights};
-use crate::domain::{Fragment, PromptSyntax, parse_a1111};
+use crate::domain::{Fragment, PromptSyntax, hex, parse_a1111};
 
 /// Where parts are read from, and where their tensors go.
 pub(super) struct Components<'a> {
@@ -48,6 +49,12 @@ impl<'a> Components<'a> {
     /// What all tensors read so far take, in bytes.
     pub(super) fn bytes_read(&self) -> u64 {
         self.opened.borrow().iter().map(Weights::bytes_read).sum()
+    }
+
+    /// [`Weights::fingerprint`] of all that was read.
+    pub(super) fn fingerprint(&self) -> Arc<str> {
+        let each: Vec<String> = self.opened.borrow().iter().map(Weights::fingerprint).collect();
+        hex(Sha256::digest(each.concat())).into()
     }
 
     /// What is wrong with a part, or how it does not fit the others.

@@ -17,6 +17,7 @@ use crate::images::RgbImage;
 #[derive(Debug)]
 pub struct ControlNet {
     model: ControlNetModel,
+    fingerprint: String,
     device: Device,
 }
 
@@ -30,6 +31,13 @@ impl ControlNet {
         let shape = (1, picture.height() as usize, picture.width() as usize, 3);
         let pixels = Tensor::from_vec(values, shape, &self.device)?.permute((0, 3, 1, 2))?.contiguous()?;
         Ok(self.model.embed(&pixels)?)
+    }
+
+    /// [`Weights::fingerprint`] of its file.
+    ///
+    /// [`Weights::fingerprint`]: crate::diffusion::weights::Weights::fingerprint
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Whether the unconditional row of guidance goes without it, as diffusers has it for networks that add means alone.
@@ -207,7 +215,7 @@ impl Found {
         let weights = self.checkpoint.weights(&self.component, device)?;
         let model = ControlNetModel::load(self.config.clone(), &weights).map_err(within)?;
         tracing::info!(controlnet = %self.name, device = ?device.location(), "ControlNet loaded");
-        Ok(ControlNet { model, device: device.clone() })
+        Ok(ControlNet { model, fingerprint: weights.fingerprint(), device: device.clone() })
     }
 }
 

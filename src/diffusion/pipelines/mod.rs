@@ -48,6 +48,10 @@ pub trait Pipeline: Send + Sync {
     /// [`Error::Lora`]: a LoRA that there is none of, that is damaged, or that does not fit the model.
     fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted>;
 
+    /// Tells its networks' numbers from those of other files under the same name, LoRAs left out: the same wherever the same
+    /// files are loaded.
+    fn fingerprint(&self) -> &str;
+
     /// Memory that it holds on its device: all weights, as they were loaded. What drawing takes besides is not counted.
     fn bytes(&self) -> u64;
 

@@ -30,6 +30,7 @@ pub struct StableDiffusion {
     controlnets: ControlNets,
     schedule: TrainingSchedule,
     bytes: u64,
+    fingerprint: Arc<str>,
     device: Device,
     adapters: Arc<Adapters>,
 }
@@ -60,8 +61,9 @@ impl StableDiffusion {
         let (info, schedule) =
             Self::outline(id, class, &components, (text.encoder.config(), unet.config(), latents.space()))?;
         let info = ModelInfo { sha256: hashing.finish(), ..info };
-        let (latents, controlnets, bytes) = (Arc::new(latents), ControlNets::default(), components.bytes_read());
-        Ok(Self { info, text, unet, latents, controlnets, schedule, bytes, device, adapters })
+        let (latents, controlnets) = (Arc::new(latents), ControlNets::default());
+        let (bytes, fingerprint) = (components.bytes_read(), components.fingerprint());
+        Ok(Self { info, text, unet, latents, controlnets, schedule, bytes, fingerprint, device, adapters })
     }
 
     /// What it would tell of itself, loaded; reads configurations and the headers of weights.
@@ -170,10 +172,15 @@ impl Pipeline for StableDiffusion {
                 controlnets: self.controlnets.clone(),
                 schedule: self.schedule.clone(),
                 bytes: self.bytes,
+                fingerprint: self.fingerprint.clone(),
                 device: self.device.clone(),
                 adapters: self.adapters.afresh(),
             }))
         })
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     fn bytes(&self) -> u64 {

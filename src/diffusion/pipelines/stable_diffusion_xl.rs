@@ -45,6 +45,7 @@ pub struct StableDiffusionXl {
     zeros_for_empty_negative: bool,
     takes_aesthetic_score: bool,
     bytes: u64,
+    fingerprint: Arc<str>,
     device: Device,
     adapters: Arc<Adapters>,
 }
@@ -76,7 +77,7 @@ impl StableDiffusionXl {
         let texts = (text.as_ref().map(|text| text.encoder.config()), text_2.encoder.model().config());
         let (info, schedule) = Self::outline(id, index, &components, (texts, unet.config(), latents.space()))?;
         let info = ModelInfo { sha256: hashing.finish(), ..info };
-        let bytes = components.bytes_read();
+        let (bytes, fingerprint) = (components.bytes_read(), components.fingerprint());
         Ok(Self {
             info,
             text,
@@ -89,6 +90,7 @@ impl StableDiffusionXl {
             zeros_for_empty_negative: index["force_zeros_for_empty_prompt"] != false,
             takes_aesthetic_score: takes_aesthetic_score(index),
             bytes,
+            fingerprint,
             device,
             adapters,
         })
@@ -241,10 +243,15 @@ impl Pipeline for StableDiffusionXl {
                 zeros_for_empty_negative: self.zeros_for_empty_negative,
                 takes_aesthetic_score: self.takes_aesthetic_score,
                 bytes: self.bytes,
+                fingerprint: self.fingerprint.clone(),
                 device: self.device.clone(),
                 adapters: self.adapters.afresh(),
             }))
         })
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     fn bytes(&self) -> u64 {

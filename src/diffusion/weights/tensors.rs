@@ -8,10 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{Device, Shape, Tensor};
 use half::{bf16, f16};
+use sha2::{Digest, Sha256};
 
 use super::header::{Dtype, Header, TensorInfo, hint, shown};
 use super::names::{NameMap, View};
 use super::{Error, Result};
+use crate::domain::hex;
+
+/// Of each tensor, in its files' fingerprint.
+const FIRST_BYTES: usize = 64;
 
 /// A file's bytes: mapped from disk or held in memory.
 pub(super) enum Bytes {
@@ -149,6 +154,20 @@ impl Weights {
         let is_of_it = |tensor: &&TensorInfo| self.files.names.as_ref().is_none_or(|names| names.holds(&tensor.name));
         let tensors = self.files.shards.iter().flat_map(|shard| &shard.header.tensors).filter(is_of_it);
         tensors.map(|tensor| (tensor.elements() * NUMBER) as u64).sum()
+    }
+
+    /// Tells these files' numbers from others, whatever the files are called and when they were written: SHA-256 over each
+    /// tensor's name, type, shape and first bytes, in hex. Over all bytes it would take as long as reading them.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for shard in &self.files.shards {
+            for TensorInfo { name, dtype, shape, bytes } in &shard.header.tensors {
+                hash.update(format!("{name:?}{dtype:?}{shape:?}"));
+                let end = bytes.end.min(bytes.start + FIRST_BYTES);
+                hash.update(&shard.bytes.as_ref()[bytes.start..end]);
+            }
+        }
+        hex(hash.finalize())
     }
 
     /// What the tensors that were read so far take, in bytes; one that was read twice counts twice.

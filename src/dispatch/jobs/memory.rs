@@ -114,14 +114,17 @@ impl JobStore for MemoryStore {
         let now = self.clock.now();
         state.hide_overdue(now);
         let mut claimed = Vec::new();
+        let mut first = None;
         for id in state.fitting(&request) {
             let mut record = state.records[&id].clone();
             let lease = record.claim(&request, now)?;
-            if let (Some(turn), Some(pace), false) = (record.turn, &mut state.pace, request.is_to_copy()) {
-                pace.took(turn);
-            }
+            first = first.or(record.turn.map(|turn| (turn, record.place.rank_ms)));
             claimed.push(ClaimedJob { job: record.job.clone(), lease, place: record.place });
             state.put(record);
+        }
+        let left = state.oldest_rank(|key| request.models.contains(&key.model));
+        if let (Some((turn, rank)), Some(pace), true) = (first, &mut state.pace, request.is_to_draw) {
+            pace.took(turn, rank, left);
         }
         Ok(claimed)
     }

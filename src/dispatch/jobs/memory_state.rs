@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::record::{Record, pixel_steps};
-use super::shares::{Account, Pace, Settled, weight};
+use super::shares::{Account, Pace, Settled, Weight};
 use super::{Error, Lease, Result};
 use crate::domain::{GroupKey, JobId, JobStatus, OwnerId, QueuePlace, Timestamp};
 
@@ -150,12 +150,25 @@ impl State {
         (now, speed): (Timestamp, Option<f64>),
     ) {
         let (owner, request) = (&record.job.owner, &record.job.request);
-        let pace = Pace::at(self.pace, !self.waiting.is_empty(), now, speed);
+        let weight = Weight::of(weights, owner.as_ref());
+        let pace = match self.pace {
+            Some(pace) if !self.waiting.is_empty() => pace,
+            known => {
+                let latest = self.accounts.values().map(Account::latest).fold(0.0, f64::max);
+                Pace::anew(known, latest, now, speed, weight)
+            }
+        };
         self.pace = Some(pace);
-        let weight = weight(weights, owner.as_ref());
+        let first = self.oldest_rank(|key| key.model == *request.model());
         let account = self.accounts.entry(owner.clone()).or_default();
-        let turn = account.turn(&pace, request.priority(), pixel_steps(request), weight);
+        let turn = account.turn(&pace, first, (request.priority(), pixel_steps(request)), weight);
         record.take(turn, weight);
+    }
+
+    /// Of the jobs of these groups that wait.
+    pub(super) fn oldest_rank(&self, of: impl Fn(&GroupKey) -> bool) -> Option<i64> {
+        let groups = self.groups.iter().filter(|(key, _)| of(key)).map(|(_, group)| group);
+        groups.filter_map(|group| group.first()).map(|place| place.rank_ms).min()
     }
 
     /// What a job's new state means for its turn.

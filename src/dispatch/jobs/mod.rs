@@ -42,7 +42,7 @@ pub struct NewJob {
     pub identity: Option<String>,
     /// Its pictures, where they are stored already: it never waits, and never counts against the queue's limit.
     pub answer: Option<Answer>,
-    /// Pixel-steps a second of all devices, as lately measured: where owners have shares, how far apart their turns are.
+    /// Pixel-steps a second of this process's devices, as lately measured: where owners have shares, how far apart their turns are.
     pub speed: Option<f64>,
 }
 
@@ -99,19 +99,14 @@ pub struct ClaimRequest {
     pub models: Vec<ModelId>,
     /// Which jobs.
     pub select: Select,
+    /// Whether they are to be drawn, so that their owners' turns have come.
+    pub is_to_draw: bool,
     /// Most rows ([`GenerationRequest::rows`]) in all.
     pub max_rows: u32,
     /// Most pixels in all: rows x width x height.
     pub max_row_pixels: u64,
     /// How long the lease lasts without a heartbeat.
     pub lease_ms: u64,
-}
-
-impl ClaimRequest {
-    /// Whether the jobs are not to be drawn.
-    fn is_to_copy(&self) -> bool {
-        matches!(self.select, Select::Identical(_))
-    }
 }
 
 /// Which waiting jobs a claim takes, and in which order. "Oldest" is by [`QueuePlace`]: by acceptance, or, where owners have

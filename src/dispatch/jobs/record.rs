@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::shares::Turn;
+use super::shares::{Turn, Weight};
 use super::{
     ClaimRequest, Error, Idempotency, Lease, LeaseState, NewJob, Origin, Outcome, Overdue, Rescued, Result,
     StoreOptions,
@@ -65,7 +65,7 @@ impl Record {
     }
 
     /// Its owner's turn is its place.
-    pub(super) fn take(&mut self, turn: Turn, weight: f64) {
+    pub(super) fn take(&mut self, turn: Turn, weight: Weight) {
         self.place.rank_ms = turn.rank_ms(self.job.request.priority(), weight);
         self.turn = Some(turn);
     }

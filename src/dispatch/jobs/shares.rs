@@ -3,70 +3,97 @@
 //! Each job is given a *turn* when it is accepted, a moment of a clock of its own, and keeps it: from then on the queue is one line
 //! by place, and whoever takes jobs from it knows nothing of owners. An owner's next turn comes after the last by what the job in
 //! between will take: its pixel-steps (pictures x steps x width x height), at the speed of the devices, divided by the
-//! owner's weight. The clock stands at the latest turn that a worker took, and nobody's next turn is before it: nobody saves up
-//! turns while they ask for nothing, and what one does not ask for goes to the others. This is start-time fair queueing
-//! (Goyal, Vin and Cheng, 1996), with turns as its start tags.
+//! owner's weight. Nobody's next turn is in the past: not before the clock, which follows the turns that workers take, nor, where
+//! the clock is ahead, before the first of the jobs that wait for the same model. So nobody saves up turns while they ask for
+//! nothing, and what one does not ask for goes to the others. This is start-time fair queueing (Goyal, Vin and Cheng, 1996),
+//! with turns as its start tags.
 //!
-//! **Shares.** While two owners have jobs waiting, what each is given, divided by its weight, differs by no more than the
-//! largest job of each, divided by its weight: their turns are taken in order, and each owner's follow one another without
-//! gaps (the property test below). As in an open queue, a batch that runs takes jobs of its size out of order, within
-//! [`ALIKE_WITHIN_MS`] of the clock.
+//! **Shares.** While two owners have jobs of one priority waiting for the same devices, what each is given, divided by its weight,
+//! differs by no more than the largest job of each, divided by its weight: their turns are taken in order, and each owner's
+//! follow one another without gaps (the property test below). What bends this: a batch takes jobs of its size together and
+//! for some time out of order, as in an open queue; and where a job is cancelled, expires or is given another's pictures, its turn
+//! is given to those that its owner sends later, not to those that stood behind it.
 //!
-//! **Nobody waits for ever.** A job's place is fixed. Of another owner, p, those jobs stand before it whose turn is between the
-//! clock and its own, which are `weight(p) x (turn - clock) / ms_per_pixel_step` pixel-steps and one job at most, however many p
-//! submits. The engine's proof (`diffusion::batching`) goes by places, whatever they mean.
+//! **Nobody waits for ever.** A job's place is fixed. Another owner's jobs come before it only with turns between the clock, as it
+//! was when the job came, and its own: `weight x (turn - clock) / ms_per_pixel_step` pixel-steps and one job, however many they
+//! submit, of each priority. The engine's proof (`diffusion::batching`) goes by places, whatever they mean.
 //!
 //! **Priorities** move a job in its owner's time: an urgent one stands before what its owner would be given in
-//! [`INTERACTIVE_LEAD_MS`], a bulk one after that of [`BULK_DELAY_MS`]. Less urgent work of the same owner that is accepted later comes after it as
-//! well; what stood in line before keeps its turn. So whoever has a line of each priority may be given up to three shares until
-//! the lines they had are drawn.
+//! [`INTERACTIVE_LEAD_MS`], a bulk one after that of [`BULK_DELAY_MS`], whoever's jobs stand there. Less urgent work of the same owner that
+//! is accepted later comes after it as well; what stood in line before keeps its turn. So whoever has a line of each priority may be given up
+//! to three shares until the lines they had are drawn.
 //!
 //! [`ALIKE_WITHIN_MS`]: crate::domain::ALIKE_WITHIN_MS
 
 use std::collections::BTreeMap;
 
-use crate::domain::{BULK_DELAY_MS, INTERACTIVE_LEAD_MS, JobStatus, OwnerId, Priority, Timestamp};
+use crate::domain::{BULK_DELAY_MS, ErrorCode, INTERACTIVE_LEAD_MS, Job, JobStatus, OwnerId, Priority, Timestamp};
 
 /// Pixel-steps a second while nothing was measured: a guess.
 const UNMEASURED: f64 = 1e6;
 /// What an owner's weight is that has none: jobs without an owner, and those of a key that is no longer configured.
 const USUAL_WEIGHT: u32 = 1;
 
-/// The weight of an owner, the average of all that are configured being 1.
-pub(super) fn weight(weights: &BTreeMap<OwnerId, u32>, owner: Option<&OwnerId>) -> f64 {
-    let own = owner.and_then(|owner| weights.get(owner)).copied().unwrap_or(USUAL_WEIGHT);
-    let sum: f64 = weights.values().map(|weight| f64::from(*weight)).sum();
-    f64::from(own.max(1)) * weights.len() as f64 / sum.max(1.0)
+/// What weights there are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Weight {
+    /// The owner's own.
+    pub(super) own: f64,
+    /// Of all that are configured.
+    average: f64,
+}
+
+impl Weight {
+    pub(super) fn of(weights: &BTreeMap<OwnerId, u32>, owner: Option<&OwnerId>) -> Self {
+        let own = owner.and_then(|owner| weights.get(owner)).copied().unwrap_or(USUAL_WEIGHT);
+        let sum: f64 = weights.values().map(|weight| f64::from(*weight)).sum();
+        Self { own: f64::from(own.max(1)), average: (sum / weights.len().max(1) as f64).max(1.0) }
+    }
+
+    /// How far a priority moves a turn, in milliseconds.
+    fn moves(self, priority: Priority) -> f64 {
+        let weight = self.own / self.average;
+        match priority {
+            Priority::Interactive => -(INTERACTIVE_LEAD_MS as f64) / weight,
+            Priority::Normal => 0.0,
+            // Of small weights it would be days.
+            Priority::Bulk => BULK_DELAY_MS as f64 / weight.max(1.0),
+        }
+    }
 }
 
 /// The clock of turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pace {
-    /// The latest turn that was taken, in milliseconds. It never goes back.
+    /// In milliseconds. It never goes back.
     pub(super) now: f64,
-    /// What a pixel-step of weight 1 takes. The same for all jobs that wait together.
+    /// How far apart turns of an owner of weight 1 are for each pixel-step in between: while jobs wait it stays as it is, whatever
+    /// becomes of speed and weights.
     pub(super) ms_per_pixel_step: f64,
 }
 
 impl Pace {
-    /// For a job that is about to come. While nobody waits the clock is set to the time of day, and to the present speed, in
-    /// pixel-steps a second, as far as it is known.
-    pub(super) fn at(known: Option<Self>, is_anyone_waiting: bool, now: Timestamp, speed: Option<f64>) -> Self {
-        match known {
-            Some(known) if is_anyone_waiting => known,
-            known => {
-                let measured = speed.filter(|speed| *speed > 0.0).map(|speed| 1e3 / speed);
-                let usual = known.map_or(1e3 / UNMEASURED, |known| known.ms_per_pixel_step);
-                let now = known.map_or(f64::MIN, |known| known.now).max(now.unix_ms() as f64);
-                Self { now, ms_per_pixel_step: measured.unwrap_or(usual) }
-            }
-        }
+    /// For a job that is about to come while nobody waits: the time of day, or the latest that any owner's turns have come to if
+    /// that is later, and the present speed, in pixel-steps a second, as far as it is known.
+    pub(super) fn anew(known: Option<Self>, latest: f64, now: Timestamp, speed: Option<f64>, weight: Weight) -> Self {
+        let measured =
+            speed.filter(|speed| *speed > 0.0 && speed.is_finite()).map(|speed| weight.average * 1e3 / speed);
+        let usual = known.map_or(weight.average * 1e3 / UNMEASURED, |known| known.ms_per_pixel_step);
+        let now = known.map_or(f64::MIN, |known| known.now).max(now.unix_ms() as f64).max(latest);
+        Self { now, ms_per_pixel_step: measured.unwrap_or(usual) }
     }
 
-    /// A worker took a job of this turn.
-    pub(super) fn took(&mut self, turn: Turn) {
-        self.now = self.now.max(turn.at);
+    /// Workers took jobs, this turn's first; the oldest that they could have taken besides has this rank. A turn that a
+    /// priority brought forward is no later than its place.
+    pub(super) fn took(&mut self, first: Turn, rank_ms: i64, oldest_left: Option<i64>) {
+        let taken = first.at.min(end_of(rank_ms));
+        self.now = self.now.max(oldest_left.map_or(taken, |left| taken.min(end_of(left))));
     }
+}
+
+/// Ranks are turns in whole milliseconds.
+fn end_of(rank_ms: i64) -> f64 {
+    rank_ms as f64 + 1.0
 }
 
 /// A job's turn.
@@ -80,14 +107,8 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Its [`crate::domain::QueuePlace::rank_ms`].
-    pub(super) fn rank_ms(self, priority: Priority, weight: f64) -> i64 {
-        let moved = match priority {
-            Priority::Interactive => -(INTERACTIVE_LEAD_MS as f64) / weight,
-            Priority::Normal => 0.0,
-            // Of small weights it would be days.
-            Priority::Bulk => BULK_DELAY_MS as f64 / weight.max(1.0),
-        };
-        (self.at + moved).floor() as i64
+    pub(super) fn rank_ms(self, priority: Priority, weight: Weight) -> i64 {
+        (self.at + weight.moves(priority)).floor() as i64
     }
 }
 
@@ -101,14 +122,26 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The next turn, for a job that will take so many pixel-steps.
-    pub(super) fn turn(&mut self, pace: &Pace, priority: Priority, pixel_steps: u64, weight: f64) -> Turn {
-        let cost = pixel_steps as f64 * pace.ms_per_pixel_step / weight;
-        let at = self.next[level(priority)].max(pace.now);
+    /// The next turn, for a job that will take so many pixel-steps; `first`: the rank of the first job that waits for its model.
+    pub(super) fn turn(
+        &mut self,
+        pace: &Pace,
+        first: Option<i64>,
+        (priority, pixel_steps): (Priority, u64),
+        weight: Weight,
+    ) -> Turn {
+        let cost = pixel_steps as f64 * pace.ms_per_pixel_step / weight.own;
+        let now = first.map_or(pace.now, |first| pace.now.min(end_of(first)));
+        let at = self.next[level(priority)].max(now);
         for next in &mut self.next[level(priority)..] {
-            *next = next.max(pace.now) + cost;
+            *next = next.max(now) + cost;
         }
         Turn { at, cost }
+    }
+
+    /// The latest that its turns have come to.
+    pub(super) fn latest(&self) -> f64 {
+        self.next.into_iter().fold(0.0, f64::max)
     }
 
     /// A job will not be drawn: the owner's next turns are as if it had not come.
@@ -139,14 +172,19 @@ pub(super) enum Settled {
 }
 
 impl Settled {
-    pub(super) fn of(before: JobStatus, job: &crate::domain::Job) -> Self {
+    pub(super) fn of(before: JobStatus, job: &Job) -> Self {
         match (before, job.status) {
             (JobStatus::Queued, after) if after.is_terminal() => Self::GivenBack,
+            (JobStatus::Running, JobStatus::Failed) if is_model_unavailable(job) => Self::GivenBack,
             (JobStatus::Running, JobStatus::Succeeded) if job.reused_from.is_some() => Self::GivenBack,
             (JobStatus::Running, JobStatus::Succeeded) => Self::Drawn,
             _ => Self::Not,
         }
     }
+}
+
+fn is_model_unavailable(job: &Job) -> bool {
+    job.error.as_ref().is_some_and(|error| error.code == ErrorCode::ModelUnavailable)
 }
 
 #[cfg(test)]
@@ -156,30 +194,49 @@ mod tests {
     use super::*;
 
     const PACE: Pace = Pace { now: 1_000.0, ms_per_pixel_step: 1.0 };
+    const ONE: Weight = Weight { own: 1.0, average: 1.0 };
+    const THREE: Weight = Weight { own: 3.0, average: 1.0 };
 
-    fn turns(account: &mut Account, pace: &Pace, count: usize, weight: f64) -> Vec<f64> {
-        (0..count).map(|_| account.turn(pace, Priority::Normal, 30, weight).at).collect()
+    fn turns(account: &mut Account, pace: &Pace, count: usize, weight: Weight) -> Vec<f64> {
+        (0..count).map(|_| account.turn(pace, None, (Priority::Normal, 30), weight).at).collect()
+    }
+
+    fn at(at: f64) -> Turn {
+        Turn { at, cost: 30.0 }
     }
 
     #[test]
     fn turns_follow_one_another_by_weight_and_none_is_in_the_past() {
         let (mut light, mut heavy, mut late) = (Account::default(), Account::default(), Account::default());
-        assert_eq!(turns(&mut light, &PACE, 3, 1.0), [1_000.0, 1_030.0, 1_060.0]);
-        assert_eq!(turns(&mut heavy, &PACE, 3, 3.0), [1_000.0, 1_010.0, 1_020.0]);
+        assert_eq!(turns(&mut light, &PACE, 3, ONE), [1_000.0, 1_030.0, 1_060.0]);
+        assert_eq!(turns(&mut heavy, &PACE, 3, THREE), [1_000.0, 1_010.0, 1_020.0]);
         let mut pace = PACE;
-        pace.took(Turn { at: 1_045.0, cost: 30.0 });
-        pace.took(Turn { at: 1_040.0, cost: 30.0 });
-        assert_eq!(turns(&mut late, &pace, 2, 1.0), [1_045.0, 1_075.0]);
+        pace.took(at(1_045.0), 1_045, None);
+        pace.took(at(1_040.0), 1_040, None);
+        assert_eq!(turns(&mut late, &pace, 2, ONE), [1_045.0, 1_075.0]);
         // Nobody saves up turns.
-        assert_eq!(turns(&mut heavy, &pace, 2, 3.0), [1_045.0, 1_055.0]);
-        assert_eq!(turns(&mut light, &pace, 1, 1.0), [1_090.0]);
+        assert_eq!(turns(&mut heavy, &pace, 2, THREE), [1_045.0, 1_055.0]);
+        assert_eq!(turns(&mut light, &pace, 1, ONE), [1_090.0]);
+    }
+
+    #[test]
+    fn the_clock_is_not_ahead_of_who_waits_nor_of_places_that_were_brought_forward() {
+        let mut pace = PACE;
+        // A batch of many: others have waited since 1,010.
+        pace.took(at(1_020.0), 1_020, Some(1_010));
+        assert_eq!(pace.now, 1_011.0);
+        pace.took(at(31_100.0), 1_100, None);
+        assert_eq!(pace.now, 1_101.0);
+        // Another device's models are further on; those who wait for this one are not to be passed, nor is a newcomer behind them.
+        let turn = Account::default().turn(&pace, Some(1_040), (Priority::Normal, 30), ONE);
+        assert_eq!(turn.at, 1_041.0);
     }
 
     #[test]
     fn a_job_that_is_not_drawn_leaves_its_owners_next_turn_as_it_was() {
         let mut account = Account::default();
-        let first = account.turn(&PACE, Priority::Normal, 30, 1.0);
-        let second = account.turn(&PACE, Priority::Interactive, 50, 1.0);
+        let first = account.turn(&PACE, None, (Priority::Normal, 30), ONE);
+        let second = account.turn(&PACE, None, (Priority::Interactive, 50), ONE);
         account.give_back(second, Priority::Interactive, &PACE);
         account.give_back(first, Priority::Normal, &PACE);
         assert_eq!(account.next, [1_000.0; 3]);
@@ -191,36 +248,59 @@ mod tests {
     #[test]
     fn urgent_work_comes_first_and_later_work_pays_for_it() {
         let mut account = Account::default();
-        let at = |account: &mut Account, priority| account.turn(&PACE, priority, 30, 1.0).at;
-        assert_eq!(at(&mut account, Priority::Bulk), 1_000.0);
-        assert_eq!(at(&mut account, Priority::Bulk), 1_030.0);
-        assert_eq!(at(&mut account, Priority::Interactive), 1_000.0);
-        assert_eq!(at(&mut account, Priority::Normal), 1_030.0);
-        assert_eq!(at(&mut account, Priority::Bulk), 1_120.0);
-        let turn = Turn { at: 1e9, cost: 1.0 };
-        let ranks =
-            [Priority::Interactive, Priority::Normal, Priority::Bulk].map(|priority| turn.rank_ms(priority, 2.0));
+        let turn = |account: &mut Account, priority| account.turn(&PACE, None, (priority, 30), ONE).at;
+        assert_eq!(turn(&mut account, Priority::Bulk), 1_000.0);
+        assert_eq!(turn(&mut account, Priority::Bulk), 1_030.0);
+        assert_eq!(turn(&mut account, Priority::Interactive), 1_000.0);
+        assert_eq!(turn(&mut account, Priority::Normal), 1_030.0);
+        assert_eq!(turn(&mut account, Priority::Bulk), 1_120.0);
+        let all = [Priority::Interactive, Priority::Normal, Priority::Bulk];
+        let ranks = all.map(|priority| at(1e9).rank_ms(priority, Weight { own: 2.0, average: 1.0 }));
         assert_eq!(ranks, [1_000_000_000 - 15_000, 1_000_000_000, 1_000_000_000 + 150_000]);
-        assert_eq!(turn.rank_ms(Priority::Bulk, 0.1), 1_000_300_000);
+        assert_eq!(at(1e9).rank_ms(Priority::Bulk, Weight { own: 1.0, average: 10.0 }), 1_000_300_000);
+    }
+
+    /// Alice always has urgent jobs waiting, Bob always five that are not: each is given half.
+    #[test]
+    fn an_urgent_flood_is_given_no_more_than_its_share_in_the_end() {
+        let mut pace = PACE;
+        let mut accounts = [Account::default(); 2];
+        let mut waiting: Vec<(i64, Turn, usize)> = Vec::new();
+        let mut given = [0; 2];
+        for round in 0..2_000 {
+            for (owner, priority, most) in [(0, Priority::Interactive, 200), (1, Priority::Normal, 5)] {
+                while waiting.iter().filter(|job| job.2 == owner).count() < most {
+                    let turn = accounts[owner].turn(&pace, None, (priority, 1_000), ONE);
+                    waiting.push((turn.rank_ms(priority, ONE), turn, owner));
+                }
+            }
+            let first = (0..waiting.len()).min_by_key(|at| waiting[*at].0).expect("jobs wait");
+            let (rank, turn, owner) = waiting.remove(first);
+            pace.took(turn, rank, None);
+            // What stood in line when the lead was used up.
+            given[owner] += usize::from(round >= 1_000);
+        }
+        assert!((450..=550).contains(&given[0]), "{given:?}");
     }
 
     #[test]
-    fn the_clock_is_set_only_while_nobody_waits() {
-        let now = Timestamp::from_unix_ms(5_000);
-        let begun = Pace::at(None, false, now, None);
+    fn while_nobody_waits_the_clock_is_set_anew() {
+        let (now, later) = (Timestamp::from_unix_ms(5_000), Timestamp::from_unix_ms(9_000));
+        let begun = Pace::anew(None, 0.0, now, None, ONE);
         assert_eq!(begun, Pace { now: 5_000.0, ms_per_pixel_step: 1e-3 });
-        assert_eq!(Pace::at(Some(begun), true, Timestamp::from_unix_ms(9_000), Some(2e6)), begun);
-        let later = Pace::at(Some(begun), false, Timestamp::from_unix_ms(9_000), Some(2e6));
-        assert_eq!(later, Pace { now: 9_000.0, ms_per_pixel_step: 5e-4 });
-        assert_eq!(Pace::at(Some(later), false, now, None), later);
+        let ten = Weight { own: 1.0, average: 10.0 };
+        let measured = Pace::anew(Some(begun), 0.0, later, Some(2e6), ten);
+        assert_eq!(measured, Pace { now: 9_000.0, ms_per_pixel_step: 5e-3 });
+        assert_eq!(Pace::anew(Some(measured), 0.0, now, Some(0.0), ten), measured);
+        assert_eq!(Pace::anew(Some(measured), 9_500.0, now, None, ten).now, 9_500.0, "all begin at the same");
     }
 
     #[test]
-    fn weights_are_told_by_their_average() {
+    fn weights_have_an_average() {
         let weights = BTreeMap::from([(OwnerId::new("a"), 30), (OwnerId::new("b"), 10)]);
-        assert_eq!(weight(&weights, Some(&OwnerId::new("a"))), 1.5);
-        assert_eq!(weight(&weights, Some(&OwnerId::new("b"))), 0.5);
-        assert_eq!((weight(&weights, None), weight(&weights, Some(&OwnerId::new("c")))), (0.05, 0.05));
+        let of = |name: &str| Weight::of(&weights, Some(&OwnerId::new(name)));
+        assert_eq!((of("a"), of("b")), (Weight { own: 30.0, average: 20.0 }, Weight { own: 10.0, average: 20.0 }));
+        assert_eq!((of("c"), Weight::of(&weights, None)), (Weight { own: 1.0, average: 20.0 }, of("c")));
     }
 
     proptest! {
@@ -239,7 +319,8 @@ mod tests {
             let mut largest = vec![0.0_f64; weights.len()];
             for (at, pixel_steps, takes) in course {
                 let owner = at.index(weights.len());
-                let turn = accounts[owner].turn(&pace, Priority::Normal, pixel_steps, weights[owner]);
+                let weight = Weight { own: weights[owner], average: 1.0 };
+                let turn = accounts[owner].turn(&pace, None, (Priority::Normal, pixel_steps), weight);
                 if waiting[owner].is_empty() {
                     given[owner].fill(0.0);
                     given.iter_mut().for_each(|given| given[owner] = 0.0);
@@ -250,7 +331,7 @@ mod tests {
                 let next = (0..weights.len()).min_by(|a, b| first(a).total_cmp(&first(b)));
                 if let Some(next) = next.filter(|_| takes) {
                     let (turn, pixel_steps) = waiting[next].remove(0);
-                    pace.took(turn);
+                    pace.took(turn, turn.at.floor() as i64, None);
                     given[next].iter_mut().for_each(|given| *given += pixel_steps as f64 / weights[next]);
                 }
                 for (p, q) in (0..weights.len()).flat_map(|p| (0..p).map(move |q| (p, q))) {

@@ -60,10 +60,17 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await.map_err(told)?;
         migrate(&writer, path).await?;
         let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect).await.map_err(told)?;
-        if options.weights.is_empty() {
-            forget(&mut *writer.acquire().await?).await?;
-        }
         Ok(Self { options, clock, reader, writer })
+    }
+
+    /// Has all jobs stand by acceptance, where owners had weights once: for a server without any, before it takes jobs.
+    ///
+    /// # Errors
+    /// A database that fails.
+    pub async fn forget_turns(&self) -> Result<()> {
+        let mut transaction = self.write().await?;
+        forget(&mut transaction).await?;
+        Ok(transaction.commit().await?)
     }
 
     /// Closes the file; calls after this fail. Dropping the store does the same, without waiting.
@@ -202,15 +209,17 @@ impl JobStore for SqliteStore {
         drop(reader);
         let mut transaction = self.write().await?;
         let now = self.clock.now();
-        let (mut claimed, mut turns) = (Vec::new(), Vec::new());
+        let (mut claimed, mut first) = (Vec::new(), None);
         for id in fitting(&mut transaction, &request, now).await? {
             let Some(mut record) = load(&mut transaction, id).await? else { continue };
             let lease = record.claim(&request, now)?;
             update(&mut transaction, &record).await?;
-            turns.extend(record.turn.filter(|_| !request.is_to_copy()));
+            first = first.or(record.turn.map(|turn| (turn, record.place.rank_ms)));
             claimed.push(ClaimedJob { job: record.job, lease, place: record.place });
         }
-        took(&mut transaction, turns.into_iter()).await?;
+        if let Some(first) = first.filter(|_| request.is_to_draw) {
+            took(&mut transaction, first, &request.models).await?;
+        }
         transaction.commit().await?;
         Ok(claimed)
     }

@@ -6,9 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::record::{Record, pixel_steps};
-use super::shares::{Account, Pace, Settled, Turn, weight};
+use super::shares::{Account, Pace, Settled, Turn, Weight};
+use super::sqlite_rows::{id_bytes, record};
 use super::{OwnerWork, Result};
-use crate::domain::{JobStatus, OwnerId, Timestamp};
+use crate::domain::{JobStatus, ModelId, OwnerId, Timestamp};
 
 /// Gives a new record its owner's turn.
 pub(super) async fn give_turn(
@@ -19,25 +20,48 @@ pub(super) async fn give_turn(
     (now, speed): (Timestamp, Option<f64>),
 ) -> Result<()> {
     let (owner, request) = (record.job.owner.as_ref(), &record.job.request);
-    let pace = Pace::at(pace(connection).await?, is_anyone_waiting, now, speed);
+    let weight = Weight::of(weights, owner);
+    let pace = match pace(connection).await? {
+        Some(pace) if is_anyone_waiting => pace,
+        known => {
+            // No other of an owner's lines is further on.
+            let latest: Option<f64> =
+                sqlx::query_scalar("SELECT MAX(next_bulk_ms) FROM owners").fetch_one(&mut *connection).await?;
+            Pace::anew(known, latest.unwrap_or(0.0), now, speed, weight)
+        }
+    };
     let text = "INSERT INTO shares (id, now_ms, ms_per_pixel_step) VALUES (1, ?, ?) ON CONFLICT (id) \
                 DO UPDATE SET now_ms = excluded.now_ms, ms_per_pixel_step = excluded.ms_per_pixel_step";
     sqlx::query(text).bind(pace.now).bind(pace.ms_per_pixel_step).execute(&mut *connection).await?;
-    let weight = weight(weights, owner);
+    let first = oldest_rank(connection, std::slice::from_ref(request.model())).await?;
     let mut account = account(connection, owner).await?;
-    let turn = account.turn(&pace, request.priority(), pixel_steps(request), weight);
+    let turn = account.turn(&pace, first, (request.priority(), pixel_steps(request)), weight);
     keep(connection, owner, account).await?;
     record.take(turn, weight);
     Ok(())
 }
 
-/// A worker took jobs of these turns.
-pub(super) async fn took(connection: &mut SqliteConnection, turns: impl Iterator<Item = Turn>) -> Result<()> {
-    if let Some(latest) = turns.map(|turn| turn.at).max_by(f64::total_cmp) {
-        let query = sqlx::query("UPDATE shares SET now_ms = MAX(now_ms, ?)").bind(latest);
-        query.execute(connection).await?;
-    }
+/// Workers took jobs to draw them, this turn's first, with this rank; others of these models are left.
+pub(super) async fn took(
+    connection: &mut SqliteConnection,
+    (first, rank_ms): (Turn, i64),
+    models: &[ModelId],
+) -> Result<()> {
+    let Some(mut pace) = pace(connection).await? else { return Ok(()) };
+    pace.took(first, rank_ms, oldest_rank(connection, models).await?);
+    sqlx::query("UPDATE shares SET now_ms = ?").bind(pace.now).execute(connection).await?;
     Ok(())
+}
+
+/// Of the jobs that wait for these models.
+async fn oldest_rank(connection: &mut SqliteConnection, models: &[ModelId]) -> Result<Option<i64>> {
+    let mut oldest = None;
+    for model in models {
+        let text = "SELECT rank_ms FROM jobs WHERE status = 'queued' AND model = ? ORDER BY rank_ms, id LIMIT 1";
+        let rank: Option<i64> = sqlx::query_scalar(text).bind(model.as_str()).fetch_optional(&mut *connection).await?;
+        oldest = oldest.into_iter().chain(rank).min();
+    }
+    Ok(oldest)
 }
 
 /// What a record's new state means for its turn.
@@ -55,8 +79,14 @@ pub(super) async fn settle(connection: &mut SqliteConnection, before: JobStatus,
     keep(connection, owner, account).await
 }
 
-/// Without weights nobody has turns; should there be weights again, all begin anew.
+/// Without weights nobody has turns: all stand by acceptance, and should there be weights again, all begin anew.
 pub(super) async fn forget(connection: &mut SqliteConnection) -> Result<()> {
+    let rows = sqlx::query("SELECT * FROM jobs WHERE turn_ms IS NOT NULL AND status IN ('queued', 'running')");
+    for row in &rows.fetch_all(&mut *connection).await? {
+        let job = record(row)?.job;
+        let text = "UPDATE jobs SET rank_ms = ?, turn_ms = NULL, turn_cost_ms = NULL WHERE id = ?";
+        sqlx::query(text).bind(job.place().rank_ms).bind(id_bytes(job.id)).execute(&mut *connection).await?;
+    }
     for text in ["DELETE FROM shares", "DELETE FROM owners"] {
         sqlx::query(text).execute(&mut *connection).await?;
     }

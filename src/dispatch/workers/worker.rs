@@ -235,7 +235,7 @@ impl Worker {
             return 0;
         }
         let ids: Vec<ModelId> = models.iter().map(|model| model.id().clone()).collect();
-        let claimed = self.claimed(ids.clone(), select, max_rows).await;
+        let claimed = self.claimed(ids.clone(), (select, true), max_rows).await;
         if claimed.is_empty() && self.aboard.is_empty() {
             self.ask(ids);
         }
@@ -261,12 +261,18 @@ impl Worker {
         count
     }
 
-    /// Takes jobs of these models from the queue; none where the store fails.
-    async fn claimed(&self, models: Vec<ModelId>, select: Select, max_rows: u32) -> Vec<ClaimedJob> {
+    /// Takes jobs of these models from the queue, to be drawn or not; none where the store fails.
+    async fn claimed(
+        &self,
+        models: Vec<ModelId>,
+        (select, is_to_draw): (Select, bool),
+        max_rows: u32,
+    ) -> Vec<ClaimedJob> {
         let request = ClaimRequest {
             worker: self.id.clone(),
             models,
             select,
+            is_to_draw,
             max_rows,
             max_row_pixels: self.options.engine.caps.max_row_pixels,
             lease_ms: self.options.lease.as_millis() as u64,

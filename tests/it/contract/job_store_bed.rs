@@ -80,6 +80,7 @@ pub(super) fn claim(max_rows: u32) -> ClaimRequest {
         worker: WorkerId::new("worker-1"),
         models: vec![ModelId::new("tiny")],
         select: Select::Group,
+        is_to_draw: true,
         max_rows,
         max_row_pixels: u64::MAX,
         lease_ms: LEASE_MS,

@@ -72,6 +72,7 @@ fn as_other() -> ClaimRequest {
         worker: WorkerId::new("other"),
         models: vec![pipeline("tiny-sd").info().id.clone()],
         select: Select::Group,
+        is_to_draw: true,
         max_rows: 8,
         max_row_pixels: u64::MAX,
         lease_ms: 600_000,

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use darkroom::diffusion::batching::BatchCaps;
 use darkroom::diffusion::engine::{Drawing, EngineOptions, ParkedJob};
-use darkroom::diffusion::pipelines::Pipeline;
-use darkroom::domain::{Artifact, GenerationRequest, ImageFormat, JobId, ModelId, RequestDraft, SamplerKind};
+use darkroom::diffusion::pipelines::{self, Changes, ModelSource, Pipeline};
+use darkroom::domain::{
+    Artifact, DeviceSpec, GenerationRequest, ImageFormat, JobId, ModelId, RequestDraft, SamplerKind,
+};
 use darkroom::images::RgbImage;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::invariance::Bed;
 use super::stepper::{Stepper, continuous};
-use crate::support::drafts::{checked, controlled_pipeline, draft, pipeline};
+use crate::support::drafts::{checked, controlled_pipeline, draft, fixtures, pipeline};
 
 /// There and back.
 fn through_bytes(parked: &ParkedJob) -> ParkedJob {
@@ -176,6 +178,27 @@ fn a_state_of_another_request_is_not_used_and_the_job_starts_anew() {
         let (expected, _) = alone(&own.clone().into(), &pipeline("tiny-sd"));
         assert!(stepper.pictures[&(job, 0)] == expected[0]);
     }
+}
+
+/// What is left of the job would be decoded by another network than what was drawn before.
+#[test]
+fn a_state_is_not_used_where_another_autoencoder_or_controlnet_has_the_same_name() {
+    let own = request(draft("a house", 1));
+    let changes = Changes { vae: Some(fixtures().join("tiny-lcm/vae")), ..Changes::default() };
+    let changed = ModelSource { changes, ..ModelSource::at("tiny-sd", fixtures().join("tiny-sd")) };
+    let changed = pipelines::load(&changed, DeviceSpec::Cpu).unwrap();
+    let [first, again] = [pipeline("tiny-sd"), pipeline("tiny-sd")];
+    assert_eq!(changed.info().sha256, first.info().sha256, "the hash by which people know it is of the U-Net");
+    assert_eq!(first.fingerprint(), again.fingerprint());
+    for (pipeline, is_used) in [(changed, false), (again, true)] {
+        let mut stepper = Stepper::new(vec![pipeline], continuous(8), None);
+        stepper.resume(&own.clone().into(), parked(&own), 0);
+        assert_eq!(!stepper.resumed.is_empty(), is_used);
+        stepper.run();
+    }
+    let controlled = controlled_pipeline("tiny-sd");
+    let of = |name: &str| controlled.controlnet(name).unwrap().fingerprint().to_owned();
+    assert!(of("edges") != of("depth") && of("edges") == of("edges"));
 }
 
 #[test]

@@ -76,6 +76,9 @@ impl Pipeline for Kept {
         assert!(loras.is_empty(), "it keeps the latents of its own decoder alone");
         Ok(Adapted::plain(self))
     }
+    fn fingerprint(&self) -> &str {
+        self.inner.fingerprint()
+    }
     fn bytes(&self) -> u64 {
         self.inner.bytes()
     }

@@ -12,9 +12,7 @@ use crate::domain::{JobId, ModelId};
 impl StepLoop {
     /// Takes a job off as it stands; `Parked` follows, unless it has ended, or has no steps to take any more and ends by itself.
     pub fn park(&mut self, job: JobId) {
-        for sample in self.ledger.back() {
-            self.join(sample);
-        }
+        // What came back from between two passes is taken off where it is.
         let own: Vec<&SampleState> = self.samples.values().filter(|sample| sample.job == job).collect();
         let Some(basis) = self.ledger.basis(job).filter(|_| !own.is_empty() || self.ledger.is_between(job)) else {
             return;

@@ -24,6 +24,7 @@ impl Worker {
                 worker,
                 models: vec![asked.request.model().clone()],
                 select: Select::Identical(identity),
+                is_to_draw: false,
                 max_rows: ANSWERED_AT_ONCE,
                 max_row_pixels: u64::MAX,
                 lease_ms,

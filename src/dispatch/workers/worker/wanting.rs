@@ -40,7 +40,7 @@ impl Worker {
     async fn refuse(&mut self, model: &ModelId, reason: &str) {
         self.asks = true;
         loop {
-            let claimed = self.claimed(vec![model.clone()], Select::Group, u32::MAX).await;
+            let claimed = self.claimed(vec![model.clone()], (Select::Group, false), u32::MAX).await;
             if claimed.is_empty() {
                 return;
             }
