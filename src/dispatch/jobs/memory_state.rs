@@ -122,7 +122,7 @@ impl State {
         self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, id)| *id).collect()
     }
 
-    /// Takes waiting jobs whose deadline is over from where claims look. They end by [`JobStore::expire_overdue`], or are
+    /// Takes waiting jobs whose deadline is over from where claims look. They end by [`super::JobStore::expire_overdue`], or are
     /// cancelled before; none of them is put back.
     pub(super) fn hide_overdue(&mut self, now: Timestamp) {
         for id in self.overdue(now) {
