@@ -25,7 +25,7 @@ const OPTIONS: StoreOptions =
 
 /// Of one of eight groups, as a server with several sizes and step counts would see.
 fn of_a_group(index: usize) -> GenerationRequest {
-    request(512, 20 + (index % 8) as u32)
+    request(|draft| draft.steps = Some(20 + (index % 8) as i64))
 }
 
 async fn insert(store: &dyn JobStore, count: usize) {

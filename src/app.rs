@@ -9,7 +9,7 @@ pub use files::Files;
 pub use loras::{Shelf, lora_folder};
 pub use models::{Offer, model_source, offers, served};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,7 +101,6 @@ impl App {
             max_queued: settings.queue.max_queued,
             max_watchers: settings.server.max_watchers,
             reuse: settings.queue.reuse,
-            weights: weights(settings),
         };
         let loras = Arc::new(Shelf(library));
         let parts =
@@ -191,17 +190,12 @@ fn api_keys(settings: &Settings) -> Result<Vec<ApiKey>, String> {
     settings.keys.iter().map(known).collect()
 }
 
-/// Each owner's share of the devices.
-fn weights(settings: &Settings) -> BTreeMap<OwnerId, u32> {
-    settings.keys.iter().map(|key| (OwnerId::new(&key.name), key.weight)).collect()
-}
-
 fn store_options(settings: &Settings) -> StoreOptions {
     StoreOptions {
         max_queued: settings.queue.max_queued,
         max_attempts: settings.queue.max_attempts,
         retention_ms: settings.queue.retention_s * 1000,
-        weights: weights(settings),
+        weights: settings.keys.iter().map(|key| (OwnerId::new(&key.name), key.weight)).collect(),
     }
 }
 

@@ -172,6 +172,14 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("it is there at once")
 }
 
+fn of_steps(steps: u32) -> GenerationRequest {
+    request(|draft| {
+        let SizeKey { width, height, .. } = size();
+        (draft.width, draft.height) = (Some(i64::from(width)), Some(i64::from(height)));
+        draft.steps = Some(i64::from(steps));
+    })
+}
+
 fn size() -> SizeKey {
     SizeKey { model: ModelId::new(MODEL), width: width(1.0), height: 512 }
 }
@@ -182,7 +190,7 @@ impl Waits for Store {
     }
 
     fn push(&mut self, job: &Job, number: usize) {
-        let request = self.requests.entry(job.steps).or_insert_with(|| request(width(1.0), job.steps)).clone();
+        let request = self.requests.entry(job.steps).or_insert_with(|| of_steps(job.steps)).clone();
         let new = NewJob { owner: Some(name(job.owner)), speed: self.speed, ..new_job(request) };
         match at_once(self.store.insert(new)) {
             Ok(Inserted::New(job)) => drop(self.numbers.insert(job.id, number)),

@@ -1,4 +1,4 @@
-//! Jobs for stores, of a model that nobody draws with.
+//! Jobs for stores, and a model that nobody draws with.
 
 use darkroom::dispatch::jobs::NewJob;
 use darkroom::domain::{
@@ -6,17 +6,18 @@ use darkroom::domain::{
     SigmaSchedule,
 };
 
-pub(crate) const MODEL: &str = "bench";
+/// Of requests that name none.
+pub(crate) const MODEL: &str = "tiny";
 
 /// Nobody's in particular, drawn whatever was before.
 pub(crate) fn new_job(request: GenerationRequest) -> NewJob {
     NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None, speed: None }
 }
 
-/// One picture of this width and 512 pixels high, in one row.
-pub(crate) fn request(width: u32, steps: u32) -> GenerationRequest {
-    let model = ModelInfo {
-        id: ModelId::new(MODEL),
+/// A model that takes any multiple of 8 from 8 to 2048.
+pub(crate) fn model(id: &str) -> ModelInfo {
+    ModelInfo {
+        id: ModelId::new(id),
         description: String::new(),
         family: "stable-diffusion".to_owned(),
         size_multiple: 8,
@@ -31,22 +32,23 @@ pub(crate) fn request(width: u32, steps: u32) -> GenerationRequest {
         latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
         sha256: None,
         files: None,
-        samplers: vec![SamplerKind::Euler],
-        sigma_schedules: vec![SigmaSchedule::Default],
+        samplers: SamplerKind::ALL.to_vec(),
+        sigma_schedules: SigmaSchedule::ALL.to_vec(),
         defaults: ModelDefaults {
-            width: 512,
-            height: 512,
-            steps: 20,
+            width: 64,
+            height: 64,
+            steps: 10,
             guidance_scale: 1.0,
             sampler: SamplerKind::Euler,
             ..ModelDefaults::default()
         },
-    };
-    let draft = RequestDraft {
-        prompt: Some("a red circle above a blue square".to_owned()),
-        width: Some(i64::from(width)),
-        steps: Some(i64::from(steps)),
-        ..RequestDraft::default()
-    };
-    draft.validate(&model, &Limits::default(), 1).expect("the draft is valid")
+    }
+}
+
+/// One unguided picture of 64x64 in 10 steps by [`MODEL`], changed by `change`.
+pub(crate) fn request(change: impl FnOnce(&mut RequestDraft)) -> GenerationRequest {
+    let mut draft = RequestDraft { prompt: Some("a red circle".to_owned()), ..RequestDraft::default() };
+    change(&mut draft);
+    let model = model(draft.model.as_deref().unwrap_or(MODEL));
+    draft.validate(&model, &Limits::default(), 7).expect("the draft is valid")
 }

@@ -28,7 +28,6 @@ pub use stream::JobStream;
 pub use submit::{Submission, Submitted};
 pub use view::JobView;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -37,7 +36,7 @@ use crate::dispatch::artifacts::ArtifactStore;
 use crate::dispatch::events::EventBus;
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::JobStore;
-use crate::domain::{Clock, Limits, ModelInfo, OwnerId};
+use crate::domain::{Clock, Limits, ModelInfo};
 use crate::telemetry::Metrics;
 
 /// How the service works.
@@ -51,8 +50,6 @@ pub struct ServiceOptions {
     pub max_watchers: usize,
     /// Whether a request is answered with the pictures of an identical one.
     pub reuse: bool,
-    /// Owners' shares of the devices: told in stats, kept by the store.
-    pub weights: BTreeMap<OwnerId, u32>,
 }
 
 /// What the service works with.

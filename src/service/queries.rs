@@ -99,14 +99,12 @@ impl GenerationService {
     /// # Errors
     /// A store that failed.
     pub async fn owners(&self, caller: &Caller) -> Result<BTreeMap<String, OwnerShare>> {
-        let weights = &self.options.weights;
-        if weights.is_empty() || caller.confined_to().is_some() {
+        if caller.confined_to().is_some() {
             return Ok(BTreeMap::new());
         }
         let known = self.parts.jobs.owners().await?;
         let all: u64 = known.iter().map(|work| work.pixel_steps).sum();
-        let told = |OwnerWork { owner, queued, running, pixel_steps }: OwnerWork| {
-            let weight = owner.as_ref().and_then(|owner| weights.get(owner)).copied().unwrap_or(1);
+        let told = |OwnerWork { owner, weight, queued, running, pixel_steps }: OwnerWork| {
             let share = pixel_steps as f64 / all.max(1) as f64;
             let name = owner.map_or_else(String::new, |owner| owner.to_string());
             (name, OwnerShare { weight, queued, running, pixel_steps, share })

@@ -54,6 +54,12 @@ pub(super) enum End {
     Parked(Option<Box<ParkedJob>>),
 }
 
+impl Books {
+    fn is_any_between(&self) -> bool {
+        self.jobs.values().any(|standing| standing.between > 0)
+    }
+}
+
 impl Ledger {
     /// Plain data: each change is made in one go.
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -124,12 +130,14 @@ impl Ledger {
 
     /// Whether the loop has samples to come.
     pub(super) fn is_any_to_come(&self) -> bool {
-        !self.books().back.is_empty() || self.is_any_between()
+        // One look at both: a sample moves from the one to the other.
+        let books = self.books();
+        !books.back.is_empty() || books.is_any_between()
     }
 
     /// Whether the finisher has samples that will come back to the loop.
     pub(super) fn is_any_between(&self) -> bool {
-        self.books().jobs.values().any(|standing| standing.between > 0)
+        self.books().is_any_between()
     }
 
     /// A look at one of its samples goes to the finisher.
@@ -173,9 +181,7 @@ impl Ledger {
     /// The loop has none of its samples any more; the end of the job, where the finisher has nothing either.
     pub(super) fn leave(&self, job: JobId, end: End) -> Option<EngineEvent> {
         let mut books = self.books();
-        let (own, others) = std::mem::take(&mut books.back).into_iter().partition(|sample| sample.job == job);
-        let own: Vec<SampleState> = own;
-        books.back = others;
+        let own: Vec<SampleState> = books.back.extract_if(.., |sample| sample.job == job).collect();
         let standing = books.jobs.get_mut(&job)?;
         standing.in_loop = 0;
         // Those that came back after the loop looked belong to what is taken off.
@@ -196,7 +202,7 @@ impl Ledger {
 }
 
 /// The same with one more picture in progress; `None`, with a word in the log, where that cannot be copied.
-fn with(parked: ParkedJob, sample: &SampleState) -> Option<ParkedJob> {
+pub(super) fn with(parked: ParkedJob, sample: &SampleState) -> Option<ParkedJob> {
     match caught(|| sample.parked().map_err(Refusal::failed)) {
         Ok(sample) => Some(parked.with(sample)),
         Err(Refusal { message, .. }) => {

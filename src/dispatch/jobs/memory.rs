@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::memory_state::State;
 use super::record::Record;
-use super::shares::Account;
+use super::shares::{Account, own_weight};
 use super::{
     Ahead, Cancelled, ClaimRequest, ClaimedJob, Error, Inserted, JobFilter, JobStore, Lease, LeaseState, NewJob,
     Outcome, Overdue, OwnerWork, QueueStats, Rescued, Result, StoreOptions, WaitingModels, WaitingWork,
@@ -231,6 +231,7 @@ impl JobStore for MemoryStore {
         };
         let work = |(owner, account): (&Option<OwnerId>, &Account)| OwnerWork {
             owner: owner.clone(),
+            weight: own_weight(&self.options.weights, owner.as_ref()),
             queued: count(owner, JobStatus::Queued) as u64,
             running: count(owner, JobStatus::Running) as u64,
             pixel_steps: account.pixel_steps,

@@ -276,6 +276,8 @@ pub struct Ahead {
 pub struct OwnerWork {
     /// `None`: all jobs without an owner.
     pub owner: Option<OwnerId>,
+    /// Its own of [`StoreOptions::weights`], or the usual one.
+    pub weight: u32,
     /// Jobs waiting.
     pub queued: u64,
     /// Jobs with a worker.

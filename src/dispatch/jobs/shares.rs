@@ -22,8 +22,6 @@
 //! [`INTERACTIVE_LEAD_MS`], a bulk one after that of [`BULK_DELAY_MS`], whoever's jobs stand there. Less urgent work of the same owner that
 //! is accepted later comes after it as well; what stood in line before keeps its turn. So whoever has a line of each priority may be given up
 //! to three shares until the lines they had are drawn.
-//!
-//! [`ALIKE_WITHIN_MS`]: crate::domain::ALIKE_WITHIN_MS
 
 use std::collections::BTreeMap;
 
@@ -43,11 +41,15 @@ pub(super) struct Weight {
     average: f64,
 }
 
+/// An owner's own.
+pub(super) fn own_weight(weights: &BTreeMap<OwnerId, u32>, owner: Option<&OwnerId>) -> u32 {
+    owner.and_then(|owner| weights.get(owner)).copied().unwrap_or(USUAL_WEIGHT).max(1)
+}
+
 impl Weight {
     pub(super) fn of(weights: &BTreeMap<OwnerId, u32>, owner: Option<&OwnerId>) -> Self {
-        let own = owner.and_then(|owner| weights.get(owner)).copied().unwrap_or(USUAL_WEIGHT);
         let sum: f64 = weights.values().map(|weight| f64::from(*weight)).sum();
-        Self { own: f64::from(own.max(1)), average: (sum / weights.len().max(1) as f64).max(1.0) }
+        Self { own: f64::from(own_weight(weights, owner)), average: (sum / weights.len().max(1) as f64).max(1.0) }
     }
 
     /// How far a priority moves a turn, in milliseconds.
@@ -147,7 +149,8 @@ impl Account {
     /// A job will not be drawn: the owner's next turns are as if it had not come.
     pub(super) fn give_back(&mut self, turn: Turn, priority: Priority, pace: &Pace) {
         for next in &mut self.next[level(priority)..] {
-            *next = (*next - turn.cost).max(pace.now);
+            // Not later than it was either, where that was before the clock.
+            *next = (*next - turn.cost).max(pace.now.min(*next));
         }
     }
 }

@@ -379,7 +379,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn owners(&self) -> Result<Vec<OwnerWork>> {
-        owners(&mut *self.reader.acquire().await?).await
+        owners(&mut *self.reader.acquire().await?, &self.options.weights).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::record::{Record, pixel_steps};
-use super::shares::{Account, Pace, Settled, Turn, Weight};
+use super::shares::{Account, Pace, Settled, Turn, Weight, own_weight};
 use super::sqlite_rows::{id_bytes, record};
 use super::{OwnerWork, Result};
 use crate::domain::{JobStatus, ModelId, OwnerId, Timestamp};
@@ -94,7 +94,10 @@ pub(super) async fn forget(connection: &mut SqliteConnection) -> Result<()> {
 }
 
 /// What each owner has here and was given.
-pub(super) async fn owners(connection: &mut SqliteConnection) -> Result<Vec<OwnerWork>> {
+pub(super) async fn owners(
+    connection: &mut SqliteConnection,
+    weights: &BTreeMap<OwnerId, u32>,
+) -> Result<Vec<OwnerWork>> {
     let rows = sqlx::query(
         "SELECT name, pixel_steps, \
          (SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND owner IS NULLIF(name, '')) AS queued, \
@@ -106,8 +109,10 @@ pub(super) async fn owners(connection: &mut SqliteConnection) -> Result<Vec<Owne
     let read = |row: &SqliteRow| {
         let count = |column: &str| Ok::<u64, super::Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
         let name: String = row.try_get("name")?;
+        let owner = (!name.is_empty()).then(|| OwnerId::new(name));
         Ok(OwnerWork {
-            owner: (!name.is_empty()).then(|| OwnerId::new(name)),
+            weight: own_weight(weights, owner.as_ref()),
+            owner,
             queued: count("queued")?,
             running: count("running")?,
             pixel_steps: count("pixel_steps")?,

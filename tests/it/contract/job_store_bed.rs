@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use darkroom::dispatch::jobs::{
-    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, NewJob, Origin, Outcome, Select, SqliteStore,
-    StoreOptions,
+    ClaimRequest, ClaimedJob, Inserted, JobStore, MemoryStore, Origin, Outcome, Select, SqliteStore, StoreOptions,
 };
 use darkroom::domain::{
     Artifact, GenerationRequest, ImageFormat, Job, JobId, JobTimings, ManualClock, ModelId, RequestDraft, Timestamp,
     WorkerId,
 };
 
+pub(super) use super::jobs::new_job;
 use super::request;
 
 pub(super) const OPTIONS: StoreOptions =
@@ -61,11 +61,6 @@ impl Bed {
 
 pub(super) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp::from_unix_ms(1_700_000_000_000)))
-}
-
-/// Nobody's in particular, drawn whatever was before.
-pub(super) fn new_job(request: GenerationRequest) -> NewJob {
-    NewJob { id: JobId::generate(), owner: None, request, idempotency: None, identity: None, answer: None, speed: None }
 }
 
 pub(super) async fn insert(store: &dyn JobStore, request: GenerationRequest) -> Job {

@@ -54,7 +54,8 @@ fn small() -> SizeKey {
 }
 
 fn work(name: &str, (queued, running): (u64, u64), pixel_steps: u64) -> OwnerWork {
-    OwnerWork { owner: Some(OwnerId::new(name)), queued, running, pixel_steps }
+    let weight = if name == "alice" { 3 } else { 1 };
+    OwnerWork { owner: Some(OwnerId::new(name)), weight, queued, running, pixel_steps }
 }
 
 fn large() -> GenerationRequest {

@@ -27,6 +27,9 @@ macro_rules! for_every_store {
 
 mod artifacts;
 mod event_bus;
+#[path = "../../../benches/support/jobs.rs"]
+mod jobs;
+
 mod job_store;
 mod job_store_bed;
 mod job_store_claims;
@@ -41,45 +44,4 @@ mod streams;
 mod watchdog;
 mod workers;
 
-use darkroom::domain::{
-    GenerationRequest, LatentSpace, Limits, ModelDefaults, ModelId, ModelInfo, RequestDraft, SamplerKind, SigmaSchedule,
-};
-
-/// A model that takes any multiple of 8 from 8 to 2048.
-fn model(id: &str) -> ModelInfo {
-    ModelInfo {
-        id: ModelId::new(id),
-        description: String::new(),
-        family: "stable-diffusion".to_owned(),
-        size_multiple: 8,
-        min_side: 8,
-        max_side: 2048,
-        prompt_tokens: 75,
-        max_clip_skip: 11,
-        guidance_embedded: false,
-        size_conditioning: false,
-        inpainting: false,
-        controlnets: Vec::new(),
-        latents: LatentSpace { channels: 4, factor: 8, scaling_factor: 0.18215 },
-        sha256: None,
-        files: None,
-        samplers: SamplerKind::ALL.to_vec(),
-        sigma_schedules: SigmaSchedule::ALL.to_vec(),
-        defaults: ModelDefaults {
-            width: 64,
-            height: 64,
-            steps: 10,
-            guidance_scale: 1.0,
-            sampler: SamplerKind::Euler,
-            ..ModelDefaults::default()
-        },
-    }
-}
-
-/// One unguided picture of 64x64 in 10 steps by model `tiny`, changed by `change`.
-fn request(change: impl FnOnce(&mut RequestDraft)) -> GenerationRequest {
-    let mut draft = RequestDraft { prompt: Some("a red circle".to_owned()), ..RequestDraft::default() };
-    change(&mut draft);
-    let model = model(draft.model.as_deref().unwrap_or("tiny"));
-    draft.validate(&model, &Limits::default(), 7).unwrap()
-}
+use jobs::{model, request};

@@ -1,6 +1,5 @@
 //! What a watcher of a job is told, when everything happens within one millisecond of the clock.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,9 +36,7 @@ impl Watched {
             loras: Arc::new(EmptyShelf),
             files: Arc::new(UnknownFiles),
         };
-        let weights = BTreeMap::new();
-        let options =
-            ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10, reuse: false, weights };
+        let options = ServiceOptions { limits: Limits::default(), max_queued: 10, max_watchers: 10, reuse: false };
         Self { bed, events, service: Arc::new(GenerationService::new(parts, options)), _folder: folder }
     }
 }

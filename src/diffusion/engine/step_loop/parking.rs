@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use super::StepLoop;
-use crate::diffusion::engine::ledger::End;
+use crate::diffusion::engine::ledger::{End, with};
 use crate::diffusion::engine::parking::ParkedJob;
-use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::engine::sample::SampleState;
 use crate::domain::{JobId, ModelId};
 
@@ -17,15 +16,7 @@ impl StepLoop {
         let Some(basis) = self.ledger.basis(job).filter(|_| !own.is_empty() || self.ledger.is_between(job)) else {
             return;
         };
-        let samples =
-            caught(|| own.iter().map(|sample| sample.parked()).collect::<Result<_, _>>().map_err(Refusal::failed));
-        let parked = match samples {
-            Ok(samples) => Some(Box::new(ParkedJob::new(basis, samples))),
-            Err(Refusal { message, .. }) => {
-                tracing::warn!(job.id = %job, reason = %message, "a job's state cannot be kept; it will start anew");
-                None
-            }
-        };
+        let parked = own.into_iter().try_fold(ParkedJob::new(basis, Vec::new()), with).map(Box::new);
         self.leave(job, End::Parked(parked));
     }
 
