@@ -7,8 +7,8 @@ use crate::support::app::{TestApp, body, with};
 use crate::support::gate::Gate;
 
 /// Jobs of these owners, so many each, submitted one owner after the other while the engine holds the first; the names of their
-/// owners in the order in which they ended.
-async fn ended_in_order(app: &TestApp, gate: &Gate, owners: &[(&str, usize)]) -> Vec<String> {
+/// owners in the order in which workers took them. (They end beside one another, in any order on a busy machine.)
+async fn taken_in_order(app: &TestApp, gate: &Gate, owners: &[(&str, usize)]) -> Vec<String> {
     let mut jobs = Vec::new();
     for (name, count) in owners {
         for seed in 0..*count {
@@ -22,16 +22,16 @@ async fn ended_in_order(app: &TestApp, gate: &Gate, owners: &[(&str, usize)]) ->
         }
     }
     gate.open();
-    let mut ended = Vec::new();
+    let mut taken = Vec::new();
     for id in &jobs {
         let job = app.ended(id).await;
-        ended.push((
-            job["ended_at"].as_str().unwrap().to_owned(),
+        taken.push((
+            job["started_at"].as_str().unwrap().to_owned(),
             job["request"]["prompt"].as_str().unwrap().to_owned(),
         ));
     }
-    ended.sort();
-    ended.into_iter().map(|(_, owner)| owner).collect()
+    taken.sort();
+    taken.into_iter().map(|(_, owner)| owner).collect()
 }
 
 /// One picture at a time, so that the order can be told; the first waits at the gate.
@@ -44,10 +44,10 @@ async fn slow_app(gate: &Arc<Gate>, keys: &[(&str, u32)]) -> TestApp {
 async fn who_comes_late_is_not_behind_anothers_flood() {
     let gate = Arc::new(Gate::default());
     let app = slow_app(&gate, &[("alice", 1), ("bob", 1)]).await;
-    let ended = ended_in_order(&app, &gate, &[("alice", 40), ("bob", 2)]).await;
-    let bobs: Vec<usize> = (0..ended.len()).filter(|at| ended[*at] == "bob").collect();
+    let taken = taken_in_order(&app, &gate, &[("alice", 40), ("bob", 2)]).await;
+    let bobs: Vec<usize> = (0..taken.len()).filter(|at| taken[*at] == "bob").collect();
     // Alice's first is drawn when Bob comes, and some of hers may have been taken into the engine by then.
-    assert!(bobs.len() == 2 && bobs[1] <= 7, "{bobs:?} of {}", ended.len());
+    assert!(bobs.len() == 2 && bobs[1] <= 7, "{bobs:?} of {}", taken.len());
     app.finish().await;
 }
 
@@ -55,10 +55,10 @@ async fn who_comes_late_is_not_behind_anothers_flood() {
 async fn the_devices_are_shared_by_weight_and_administrators_see_how() {
     let gate = Arc::new(Gate::default());
     let app = slow_app(&gate, &[("alice", 3), ("bob", 1)]).await;
-    let ended = ended_in_order(&app, &gate, &[("bob", 20), ("alice", 30)]).await;
+    let taken = taken_in_order(&app, &gate, &[("bob", 20), ("alice", 30)]).await;
     // While both wait: not the very first, which were in the engine when Alice came.
-    let alices = ended[4..32].iter().filter(|owner| *owner == "alice").count();
-    assert!((19..=23).contains(&alices), "{alices} of 28, for a share of 21: {ended:?}");
+    let alices = taken[4..32].iter().filter(|owner| *owner == "alice").count();
+    assert!((19..=23).contains(&alices), "{alices} of 28, for a share of 21: {taken:?}");
     let stats = app.json("/v1/stats").await;
     let alice = &stats["owners"]["alice"];
     assert_eq!((&alice["weight"], &alice["queued"], &alice["running"]), (&json!(3), &json!(0), &json!(0)), "{stats}");
