@@ -277,9 +277,8 @@ pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
         memory: None,
         preview_every: workers.preview_every,
         prompts: prompts(workers.prompt_cache_mb),
-        cost: None,
-        device_bytes: None,
         fault: seams.fault,
+        ..EngineOptions::default()
     }
 }
 

@@ -1,6 +1,7 @@
 """The checkpoints that are compared: the committed ones of tests/fixtures, and others made here of the same classes with other
 random weights, widths and depths, since nothing may be fitted to the committed ones."""
 
+import json
 import shutil
 import sys
 from contextlib import contextmanager
@@ -79,6 +80,18 @@ def save_plain(style, folder, seed):
                             **make_families.UNCHECKED).save_pretrained(folder)
     make_checkpoints.write_tokenizer(folder / "tokenizer", 24)
     (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+
+
+def as_published(folder, target):
+    """A copy whose scheduler's file says what those of the published checkpoints say: `clip_sample` is false. Where a file says
+    nothing, the classes of `ddpm` and `ddim` clip to 1, and a picture whose latents are all clipped is of one colour in parts, of which
+    the decoder's norms divide rounding by nothing. That case is in tests/fixtures/goldens/tiny-sdxl.safetensors (`ddim.odd`)."""
+    target.mkdir(exist_ok=True)
+    copy = target / folder.name
+    shutil.copytree(folder, copy)
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"clip_sample": False} | json.loads(file.read_text()), indent=2))
+    return copy
 
 
 def stored_as(source, dtype, folder):

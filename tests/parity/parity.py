@@ -169,8 +169,9 @@ def run_family(name, args, found):
     number = checkpoints.COMMITTED.index(name)
     results = []
     with tempfile.TemporaryDirectory() as work:
-        work, committed = Path(work), checkpoints.FIXTURES / name
-        others = [checkpoints.made(name, change, work, 700 + 10 * number + k)
+        work = Path(work)
+        committed = checkpoints.as_published(checkpoints.FIXTURES / name, work / "published")
+        others = [checkpoints.as_published(checkpoints.made(name, change, work, 700 + 10 * number + k), work / "published")
                   for k, change in enumerate(checkpoints.CHANGES)] if "others" in args.parts else []
         halves = {dtype: checkpoints.stored_as(committed, dtype, work) for dtype in HALVES} if "halves" in args.parts else {}
         with serving(args.binary, [committed, *others, *halves.values()]) as server:

@@ -1,5 +1,6 @@
 """diffusers' pipelines behind one method: what a request to Darkroom is there."""
 
+import copy
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 import transformers
 from diffusers import (LCMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline,
                        StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils import logging
 from PIL import Image
 
@@ -36,6 +39,19 @@ def noise_in_float32():
         torch.randn = randn
 
 
+def encode_one_colour_in_double(vae):
+    """What is masked wholly is shown to the network as grey, and of one colour the encoder's norms divide rounding by nothing."""
+    encode, exact = vae.encode, copy.deepcopy(vae).double()
+
+    def encoded(x, **options):
+        if not bool((x == x.flatten()[0]).all()):
+            return encode(x, **options)
+        parameters = exact.encode(x.double()).latent_dist.parameters
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(parameters.to(x.dtype)))
+
+    vae.encode = encoded
+
+
 class Reference:
     """One checkpoint, on the CPU."""
 
@@ -48,6 +64,8 @@ class Reference:
         first = inpainting if self.is_refiner or "inpainting" in folder.name else text_to_image
         pipe = first.from_pretrained(folder, torch_dtype=dtype, **options)
         self.has_mask = pipe.unet.config.in_channels == 9
+        if self.has_mask and dtype == torch.float32:
+            encode_one_colour_in_double(pipe.vae)
         # `StableDiffusionPipeline` sets `steps_offset` to 1, which latent consistency models' own pipeline leaves as it is.
         is_lcm = pipe.scheduler.__class__ is LCMScheduler
         self.config = LCMScheduler.from_pretrained(folder, subfolder="scheduler").config if is_lcm else pipe.scheduler.config
@@ -71,7 +89,9 @@ class Reference:
     def drawn(self, cell):
         count, seed = cell["num_images"], cell["seed"]
         generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
-        cls = {"text": self.text_to_image, "image": self.image_to_image, "mask": self.inpainting}[cell["start"]]
+        # A checkpoint that is shown a mask has one pipeline: without a mask all is to be drawn.
+        whole = self.inpainting if self.has_mask else self.image_to_image
+        cls = {"text": self.text_to_image, "image": whole, "mask": self.inpainting}[cell["start"]]
         pipe = self.pipe(cls)
         pipe.scheduler = reference_samplers.scheduler(
             cell["sampler"], self.config, cell["schedule"], cell["steps"], generators)
@@ -89,7 +109,7 @@ class Reference:
         if self.is_xl and not cell["negative_prompt"]:
             del options["negative_prompt"]
         options |= self.start(pipe, cell, generators)
-        doubled = self.dtype == torch.float64
+        doubled = self.dtype == torch.float64 or reference_samplers.is_stepped_in_double(cell["sampler"], cell["schedule"])
         with reference_samplers.in_double(cell["sampler"], pipe.scheduler) if doubled else nullcontext():
             images = pipe(**options).images
         return (images * 255).round().astype(np.uint8), kept["latents"].float()
@@ -97,11 +117,12 @@ class Reference:
     def start(self, pipe, cell, generators):
         """What it starts from."""
         count, size = cell["num_images"], (cell["width"], cell["height"])
+        white = Image.new("L", size, 255)
         if cell["start"] == "image":
-            return {"image": [cell["image"]] * count, "strength": cell["strength"]}
+            mask = {"mask_image": [white] * count} if self.has_mask else {}
+            return {"image": [cell["image"]] * count, "strength": cell["strength"]} | mask
         if cell["start"] == "mask":
             return {"image": [cell["image"]] * count, "mask_image": [cell["mask"]] * count, "strength": cell["strength"]}
-        white = Image.new("L", size, 255)
         if self.has_mask:  # all of a black picture is to be drawn
             return {"image": [Image.new("RGB", size)] * count, "mask_image": [white] * count, "strength": 1.0}
         if self.is_refiner:

@@ -54,6 +54,12 @@ def scheduler(sampler, config, schedule, steps, generators):
     return with_levels(cls, config, schedule, make_samplers.OPTIONS.get(sampler, {}))
 
 
+def is_stepped_in_double(sampler, schedule):
+    """Classes that divide by differences of levels' logarithms, over levels that diffusers has not, and of which the first are 1 %
+    apart: in single precision the pictures' own last digits are lost there."""
+    return schedule == "linear_quadratic" and sampler in ("unipc", "deis")
+
+
 def in_double(sampler, scheduler):
     """For the length of a `with`: the class's own code in double precision, as make_samplers.py runs it."""
     for table in ("alphas_cumprod", "final_alpha_cumprod", "one"):

@@ -153,17 +153,20 @@ impl Desk {
         let end = match piece {
             Piece::Picture(sample) => {
                 let job = sample.job;
-                let made = self.picture(*sample);
+                let made = caught(|| self.picture(*sample));
                 self.ledger.bring_back(job, made)
             }
             Piece::Enlarged(sample, next) => {
                 let job = sample.job;
-                let made = if self.ledger.is_ending(job) { Ok(*sample) } else { sample.between(next) };
+                let made = match self.ledger.is_ending(job) {
+                    true => Ok(*sample),
+                    false => self.options.gate.work(|| sample.between(&next)),
+                };
                 self.ledger.bring_back_between(job, made)
             }
             Piece::Preview(look) => {
                 let job = look.job;
-                let made = self.preview(look);
+                let made = caught(|| self.preview(look));
                 self.ledger.bring_back(job, made)
             }
         };
@@ -179,7 +182,7 @@ impl Desk {
             return Ok(Duration::ZERO);
         }
         let began = Instant::now();
-        let picture = caught(|| {
+        let decode = || {
             self.options.provoke(job, FaultPoint::Decode)?;
             sample.checked()?;
             let drawn: RgbImage = sample.told.pipeline.decode(sample.latents()).map_err(Refusal::failed)?;
@@ -187,7 +190,8 @@ impl Desk {
                 Some(canvas) => canvas.finish(drawn),
                 None => drawn,
             })
-        })?;
+        };
+        let picture = self.options.gate.work(|| caught(decode))?;
         let took = began.elapsed();
         drop(sample);
         (self.sink)(EngineEvent::Image { job, image, picture });

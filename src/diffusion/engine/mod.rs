@@ -4,7 +4,8 @@
 //! caller's, and what follows its last by the finisher, on a thread beside the loop. Commands come in by a bounded channel,
 //! events go out through an [`EventSink`]. A sample owns its latents, history, noise generator and position; a batch is a
 //! throw-away view of samples. A batch whose forward fails is evaluated again by halves, so that only the guilty job fails;
-//! where memory ran out, the next batches of its kind are smaller. A job can be taken off between two steps, and goes on in
+//! where memory ran out, the next batches of its kind are smaller; but what ran out beside
+//! other work on the device is tried without it first ([`MemoryGate`]). A job can be taken off between two steps, and goes on in
 //! another engine to the same bytes (`parking`).
 
 mod busy;
@@ -16,6 +17,7 @@ mod forward;
 mod guidance;
 mod hand_over;
 mod ledger;
+mod memory_gate;
 mod parking;
 mod prepare;
 mod refusal;
@@ -27,6 +29,7 @@ mod thread;
 
 pub use events::{BatchReport, EngineDemand, EngineEvent, EngineJob, EngineTimings, EventSink};
 pub use fault::{Fault, FaultHook, FaultPoint};
+pub use memory_gate::MemoryGate;
 pub use parking::{MAX_PARKED_BYTES, ParkedJob, Unreadable};
 pub use prepare::{Prepared, prepare};
 pub use refusal::Refusal;
@@ -53,6 +56,8 @@ pub struct EngineOptions {
     pub preview_every: u32,
     /// Where prompts lately encoded are found; `None`: each is encoded.
     pub prompts: Option<Arc<PromptCache>>,
+    /// Where those who work on its device pass, so that one that runs out of memory may be tried without the others.
+    pub gate: Arc<MemoryGate>,
     /// For tests: what forwards are taken to cost, so that batches are the same on every run; `None`: what they took.
     pub cost: Option<Cost>,
     /// For tests: a device on which forwards that take more bytes run out of memory.
@@ -69,6 +74,7 @@ impl Default for EngineOptions {
             memory: None,
             preview_every: 4,
             prompts: None,
+            gate: Arc::default(),
             cost: None,
             device_bytes: None,
             fault: None,

@@ -56,7 +56,7 @@ impl std::fmt::Debug for Prepared {
 /// # Errors
 /// Why the job cannot be drawn.
 pub fn prepare(job: &EngineJob, options: &EngineOptions) -> Result<Prepared, Refusal> {
-    caught(|| {
+    let make = || {
         options.provoke(job.id, FaultPoint::Encode)?;
         let began = Instant::now();
         let request = &job.request;
@@ -81,7 +81,8 @@ pub fn prepare(job: &EngineJob, options: &EngineOptions) -> Result<Prepared, Ref
         };
         let (lookups, encode_ms) = (reader.lookups, began.elapsed().as_millis() as u64);
         Ok(Prepared { id: job.id, samples, basis, is_resumed, warnings, drawn_by, lookups, encode_ms })
-    })
+    };
+    options.gate.work(|| caught(make))
 }
 
 /// Those that either prompt names, each once.

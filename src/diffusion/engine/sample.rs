@@ -139,21 +139,21 @@ impl SampleState {
 
     /// The sample as the next pass begins it, with nothing of what was remembered. To its batches it is a new one, whose id is
     /// the loop's to give.
-    pub(super) fn taken_over(self, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
+    pub(super) fn taken_over(&self, next: NextPass, pipeline: &dyn Pipeline) -> Result<Self> {
         let NextPass { key, told, hand_over, request } = next;
         let shape = key.latent_shape;
         let mut noise = match hand_over {
             // As image to image with that seed does: how many numbers the first pass drew is its sampler's affair.
             HandOver::Enlarged { .. } => NoiseGenerator::new(request.noise(), request.image_seed(self.image)),
             // The same numbers again would be the noise that the latents began with.
-            HandOver::AsTheyAre => self.noise,
+            HandOver::AsTheyAre => self.noise.clone(),
         };
         let drawn = || draw(&mut noise, shape, pipeline);
         let Begun { latents, kept, .. } =
-            hand_over.begin((self.latents, self.kept), told.plan.steps[0].noised, pipeline, drawn)?;
+            hand_over.begin((self.latents.clone(), self.kept.clone()), told.plan.steps[0].noised, pipeline, drawn)?;
         let rows = (told.guidance.most_rows_from(0), told.guidance.rows(0));
         let left = told.evaluations() as u32;
-        let meta = SampleMeta { key, left, rows: rows.0, rows_now: rows.1, ..self.meta };
+        let meta = SampleMeta { key, left, rows: rows.0, rows_now: rows.1, ..self.meta.clone() };
         Ok(Self {
             meta,
             told,

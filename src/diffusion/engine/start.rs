@@ -47,6 +47,7 @@ pub(super) struct Begun {
 }
 
 /// The part of a sample that is not drawn.
+#[derive(Clone)]
 pub(super) struct Kept {
     /// (1, 1, h, w) f32: 1 where it is drawn.
     mask: Tensor,

@@ -91,6 +91,18 @@ impl Adapters {
         Some(found.0)
     }
 
+    /// What those that are kept take.
+    pub(super) fn bytes(&self) -> u64 {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// Lets go of those that no job uses.
+    pub(super) fn release(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(adapted, _)| Arc::strong_count(&adapted.pipeline) > 1);
+    }
+
     fn keep(&self, adapted: Adapted, bytes: usize) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(other, _)| other.key != adapted.key);

@@ -18,6 +18,7 @@ use crate::images::RgbImage;
 pub struct ControlNet {
     model: ControlNetModel,
     fingerprint: String,
+    bytes: u64,
     device: Device,
 }
 
@@ -159,6 +160,23 @@ impl ControlNets {
         Ok(net)
     }
 
+    /// What those in the memory of a device take; one that is being loaded is not counted.
+    pub(super) fn bytes(&self, device: &Device) -> u64 {
+        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_it = kept.iter().filter(|one| one.device == device.location());
+        on_it.filter_map(|one| Some(one.net.try_lock().ok()?.as_ref()?.bytes)).sum()
+    }
+
+    /// Lets go of those on a device that no job uses or waits for.
+    pub(super) fn release(&self, device: &Device) {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|one| {
+            let is_used = |net: &Option<Arc<ControlNet>>| net.as_ref().is_some_and(|net| Arc::strong_count(net) > 1);
+            let is_wanted = Arc::strong_count(&one.net) > 1;
+            one.device != device.location() || is_wanted || one.net.try_lock().is_ok_and(|net| is_used(&net))
+        });
+    }
+
     /// Where the network is or will be; whichever was used longest ago makes room for it.
     fn slot(&self, name: &str, device: DeviceLocation) -> Arc<Mutex<Option<Arc<ControlNet>>>> {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +233,12 @@ impl Found {
         let weights = self.checkpoint.weights(&self.component, device)?;
         let model = ControlNetModel::load(self.config.clone(), &weights).map_err(within)?;
         tracing::info!(controlnet = %self.name, device = ?device.location(), "ControlNet loaded");
-        Ok(ControlNet { model, fingerprint: weights.fingerprint(), device: device.clone() })
+        Ok(ControlNet {
+            model,
+            fingerprint: weights.fingerprint(),
+            bytes: weights.bytes_read(),
+            device: device.clone(),
+        })
     }
 }
 

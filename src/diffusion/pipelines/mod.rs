@@ -36,6 +36,15 @@ use crate::diffusion::{models, weights};
 use crate::domain::{GenerationRequest, Lora, ModelInfo};
 use crate::images::RgbImage;
 
+/// What stays in memory beside a model's weights, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Of LoRAs lately used with the model.
+    pub loras: u64,
+    /// Of ControlNets lately used on the device, by whichever model.
+    pub controlnets: u64,
+}
+
 /// A model family on one device. Rows never influence each other: row i of an output depends on row i of the inputs alone.
 pub trait Pipeline: Send + Sync {
     /// What requests may ask of it.
@@ -54,6 +63,12 @@ pub trait Pipeline: Send + Sync {
 
     /// Memory that it holds on its device: all weights, as they were loaded. What drawing takes besides is not counted.
     fn bytes(&self) -> u64;
+
+    /// Memory that is held on its device besides, for other jobs to come.
+    fn extras(&self) -> Extras;
+
+    /// Lets go of what of that no job uses now.
+    fn release_extras(&self);
 
     /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;

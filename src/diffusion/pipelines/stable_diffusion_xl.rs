@@ -13,8 +13,8 @@ use super::controlnets::residuals;
 use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown, shown};
 use super::{
-    Conditioning, ControlNet, ControlNets, EncodedPicture, Introduced, Pipeline, Prompt, PromptEmbeds, PromptSide,
-    Result, StepInputs,
+    Conditioning, ControlNet, ControlNets, EncodedPicture, Extras, Introduced, Pipeline, Prompt, PromptEmbeds,
+    PromptSide, Result, StepInputs,
 };
 use crate::diffusion::models::text_encoders::{
     ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput,
@@ -256,6 +256,15 @@ impl Pipeline for StableDiffusionXl {
 
     fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    fn extras(&self) -> Extras {
+        Extras { loras: self.adapters.bytes(), controlnets: self.controlnets.bytes(&self.device) }
+    }
+
+    fn release_extras(&self) {
+        self.adapters.release();
+        self.controlnets.release(&self.device);
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

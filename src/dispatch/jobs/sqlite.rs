@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
@@ -29,6 +29,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
 /// How long a write waits for another process's write; each takes milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a refusal a file is opened again.
+const BUSY_RETRY: Duration = Duration::from_millis(10);
 /// Readers never wait for writers (WAL), so a few suffice.
 const READERS: u32 = 4;
 /// Jobs rescued or expired in one transaction; the next call takes the rest.
@@ -57,9 +59,9 @@ impl SqliteStore {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
         let told = |error: sqlx::Error| Error::Storage(format!("cannot open {}: {error}", path.display()));
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await.map_err(told)?;
+        let writer = opened(1, &connect).await.map_err(told)?;
         migrate(&writer, path).await?;
-        let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect).await.map_err(told)?;
+        let reader = opened(READERS, &connect).await.map_err(told)?;
         Ok(Self { options, clock, reader, writer })
     }
 
@@ -82,6 +84,26 @@ impl SqliteStore {
     async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+/// A pool with its first connection. Of two processes that open a new file at once SQLite refuses one as busy without
+/// waiting for the other: both are readers that want to write its first page, in which the journal's mode stands.
+async fn opened(connections: u32, connect: &SqliteConnectOptions) -> sqlx::Result<SqlitePool> {
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let pool = SqlitePoolOptions::new().max_connections(connections).connect_with(connect.clone()).await;
+        match pool {
+            Err(error) if is_busy(&error) && Instant::now() < until => tokio::time::sleep(BUSY_RETRY).await,
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    // An extended result code has the primary one in its lowest byte: https://sqlite.org/rescode.html#busy
+    const SQLITE_BUSY: u32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// All steps in one transaction under the write lock: of two processes that open the file, the second finds it done.

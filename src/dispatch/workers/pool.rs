@@ -49,7 +49,7 @@ impl WorkerOptions {
     /// Of a worker on this device.
     fn on(&self, device: DeviceSpec) -> Self {
         let memory = self.forward_budget.filter(|_| device == DeviceSpec::Cpu);
-        Self { engine: EngineOptions { memory, ..self.engine.clone() }, ..self.clone() }
+        Self { engine: EngineOptions { memory, gate: Arc::default(), ..self.engine.clone() }, ..self.clone() }
     }
 }
 

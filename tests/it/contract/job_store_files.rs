@@ -53,6 +53,20 @@ async fn two_stores_on_one_file_take_each_job_once() {
     assert_eq!(taken.into_iter().collect::<HashSet<_>>(), expected);
 }
 
+/// SQLite refuses one of two in a few of a thousand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_file_is_opened_by_many_at_once() {
+    for _ in 0..25 {
+        let (folder, clock) = (tempfile::tempdir().unwrap(), clock());
+        let path = folder.path().join("jobs.db");
+        // Each connection has a thread of its own.
+        let opening = (0..6).map(|_| SqliteStore::open(&path, OPTIONS, clock.clone()));
+        for opened in futures::future::join_all(opening).await {
+            opened.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_file_from_a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();

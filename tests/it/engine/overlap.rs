@@ -106,6 +106,61 @@ fn a_picture_that_cannot_be_decoded_fails_its_job_alone() {
     }
 }
 
+/// Two jobs; the short one's picture is at the finisher while the long one is evaluated, and whoever `fails` says runs out of memory
+/// once, while the other is at work. How often the two points were passed then: the short one's decode; the long one's step, which is
+/// passed once more when its forward is done.
+fn out_of_memory_beside_other_work(fails: FaultPoint) -> (usize, usize) {
+    const STEP: u32 = 5;
+    let jobs = [of_steps(1, 2), of_steps(2, 9)];
+    let (short, long) = (jobs[0].0, jobs[1].0);
+    let passed: Arc<Mutex<(usize, usize)>> = Arc::default();
+    let counts = passed.clone();
+    let (to_loop, of_finisher) = sync_channel::<()>(1);
+    let (to_finisher, of_loop) = sync_channel::<()>(1);
+    let (of_finisher, of_loop) = (Mutex::new(of_finisher), Mutex::new(of_loop));
+    let decode_fails = fails == FaultPoint::Decode;
+    let hook: FaultHook = Arc::new(move |job, point| {
+        let mut counts = counts.lock().unwrap();
+        let (is_first, is_guilty) = match point {
+            FaultPoint::Decode if job == short => {
+                counts.0 += 1;
+                (counts.0 == 1, decode_fails)
+            }
+            FaultPoint::Evaluate { step: STEP, .. } if job == long => {
+                counts.1 += 1;
+                (counts.1 == 1, !decode_fails)
+            }
+            _ => return Fault::None,
+        };
+        drop(counts);
+        if !is_first {
+            return Fault::None;
+        }
+        // Each waits for the other to be there.
+        if point == FaultPoint::Decode {
+            to_loop.send(()).unwrap();
+            of_loop.lock().unwrap().recv_timeout(FORGOTTEN).unwrap();
+        } else {
+            of_finisher.lock().unwrap().recv_timeout(FORGOTTEN).unwrap();
+            to_finisher.send(()).unwrap();
+        }
+        if is_guilty { Fault::OutOfMemory } else { Fault::None }
+    });
+    let events = run_together(&jobs, EngineOptions { fault: Some(hook), ..EngineOptions::default() }, |_, _| {});
+    assert_eq!(failed(&events), []);
+    assert_told_in_order(&events, &jobs);
+    for (id, request) in &jobs {
+        assert!(pictures(&events)[&(*id, 0)] == alone(request)[0]);
+    }
+    *passed.lock().unwrap()
+}
+
+#[test]
+fn what_runs_out_of_memory_beside_other_work_is_tried_once_more_without() {
+    assert_eq!(out_of_memory_beside_other_work(FaultPoint::Decode), (2, 2));
+    assert_eq!(out_of_memory_beside_other_work(FaultPoint::Evaluate { step: 0, samples: 0 }), (1, 3));
+}
+
 #[test]
 fn a_job_that_is_cancelled_while_its_picture_is_decoded_has_one_end() {
     let jobs = [of_steps(1, 2), of_steps(2, 9)];

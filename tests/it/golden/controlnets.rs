@@ -244,6 +244,31 @@ fn controlled_pictures_are_the_references() {
     draws_the_references("tiny-sdxl", 6);
 }
 
+#[test]
+fn networks_are_counted_and_those_that_no_job_uses_are_let_go_of() {
+    let folder = folder();
+    let controlnets = ControlNets::open(folder.path(), 4).unwrap();
+    let load = |style: &str| {
+        let controlnets = controlnets.clone();
+        let source = ModelSource { controlnets, ..ModelSource::at(style, fixtures().join(style)) };
+        pipelines::load(&source, DeviceSpec::Cpu).unwrap()
+    };
+    let (pipeline, other) = (load("tiny-sd"), load("tiny-sd2"));
+    let fit: Vec<&str> =
+        pipeline.info().controlnets.iter().filter(|net| net.misfit.is_none()).map(|net| net.name.as_str()).collect();
+    let held = || pipeline.extras().controlnets;
+    assert_eq!(held(), 0);
+    let used = pipeline.controlnet(fit[0]).unwrap();
+    let one = held();
+    pipeline.controlnet(fit[1]).unwrap();
+    assert!(0 < one && one < held() && held() == other.extras().controlnets);
+    other.release_extras();
+    assert_eq!(held(), one);
+    drop(used);
+    other.release_extras();
+    assert_eq!(held(), 0);
+}
+
 /// The ControlNet is shown the latents, not the mask below them.
 #[test]
 fn an_inpainting_checkpoint_is_controlled_too() {

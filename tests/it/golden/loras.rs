@@ -172,6 +172,24 @@ fn a_set_is_kept_until_its_file_changes() {
     assert!(told.contains("x.safetensors") && told.contains("0123456789ab"), "{told}");
 }
 
+#[test]
+fn sets_are_counted_and_those_that_no_job_uses_are_let_go_of() {
+    let pipeline = pipeline_with("tiny-sd", folder());
+    let made = |name| pipeline.clone().adapted(request(pipeline.as_ref(), vec![lora(name, 1.0)]).loras()).unwrap();
+    let loras = || pipeline.extras().loras;
+    assert_eq!(loras(), 0);
+    let used = made("sd-attention");
+    let one = loras();
+    drop(made("sd-kohya"));
+    assert!(0 < one && one < loras());
+    pipeline.release_extras();
+    assert_eq!(loras(), one);
+    assert!(Arc::ptr_eq(&used.pipeline, &made("sd-attention").pipeline));
+    drop(used);
+    pipeline.release_extras();
+    assert_eq!(loras(), 0);
+}
+
 fn zeros(shape: &[usize]) -> Stored {
     Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes: vec![0; 4 * shape.iter().product::<usize>()] }
 }

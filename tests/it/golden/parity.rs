@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor};
 use darkroom::diffusion::engine::{EngineOptions, draw};
 use darkroom::diffusion::pipelines::{
-    self, Adapted, Conditioning, ControlNet, EncodedPicture, ModelSource, Pipeline, Prompt, PromptEmbeds, PromptSide,
-    Result, StepInputs,
+    self, Adapted, Conditioning, ControlNet, EncodedPicture, Extras, ModelSource, Pipeline, Prompt, PromptEmbeds,
+    PromptSide, Result, StepInputs,
 };
 use darkroom::diffusion::samplers::SamplingPlan;
 use darkroom::domain::{DeviceSpec, GenerationRequest, Lora, ModelInfo, RequestDraft};
@@ -81,6 +81,12 @@ impl Pipeline for Kept {
     }
     fn bytes(&self) -> u64 {
         self.inner.bytes()
+    }
+    fn extras(&self) -> Extras {
+        self.inner.extras()
+    }
+    fn release_extras(&self) {
+        self.inner.release_extras();
     }
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         self.inner.encode_prompt(prompt)

@@ -10,6 +10,9 @@ use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::kernels::with_memory_taken;
 use crate::domain::ErrorCode;
 
+/// The network's outputs by sample, and what the forward took above what was there, in bytes, where that is measured: on the CPU.
+type Measured = (Vec<Vec<Tensor>>, Option<u64>);
+
 /// What became of one sample.
 pub(super) type Outcome = (SampleId, Result<(), Refusal>);
 
@@ -54,9 +57,8 @@ impl StepLoop {
     /// Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
     fn evaluate_or_halve(&mut self, key: &Arc<BatchKey>, ids: &[SampleId], tried: &mut Tried) -> Vec<Outcome> {
         let rows: u32 = ids.iter().map(|id| self.samples[id].meta.rows_now).sum();
-        let (outputs, bytes) = self.evaluate_measured(ids);
-        let refusal = match outputs {
-            Ok(outputs) => {
+        let refusal = match self.options().gate.work(|| self.evaluate_measured(ids)) {
+            Ok((outputs, bytes)) => {
                 if let Some(bytes) = bytes {
                     // Those of ControlNets too: what it takes is bounded, whoever takes it.
                     self.batcher.observe_bytes(key, rows, bytes);
@@ -82,17 +84,16 @@ impl StepLoop {
         outcomes
     }
 
-    /// The network's outputs, and what the forward took above what was there, in bytes, where that is measured: on the CPU.
-    fn evaluate_measured(&self, ids: &[SampleId]) -> (Result<Vec<Vec<Tensor>>, Refusal>, Option<u64>) {
+    fn evaluate_measured(&self, ids: &[SampleId]) -> Result<Measured, Refusal> {
         let (outputs, bytes) = with_memory_taken(|| caught(|| self.evaluate(ids)));
         let is_on_cpu = |id: &SampleId| self.samples[id].told.pipeline.device().is_cpu();
         let is_measured = ids.first().is_some_and(is_on_cpu);
-        let is_too_much = |most: &u64| bytes > *most;
-        let outputs = match (outputs, self.options().device_bytes.filter(is_too_much)) {
-            (Ok(_), Some(most)) => Err(Refusal::failed(format!("out of memory: {bytes} bytes wanted of {most}"))),
-            (outputs, _) => outputs,
-        };
-        (outputs, is_measured.then_some(bytes))
+        match self.options().device_bytes {
+            Some(most) if outputs.is_ok() && bytes > most => {
+                Err(Refusal::failed(format!("out of memory: {bytes} bytes wanted of {most}")))
+            }
+            _ => Ok((outputs?, is_measured.then_some(bytes))),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl StepLoop {
             return self.finisher.enlarge(sample, next);
         }
         let job = sample.job;
-        match sample.between(next) {
+        match sample.between(&next) {
             Ok(sample) => self.join(sample),
             Err(refusal) => self.fail(job, refusal),
         }
@@ -97,12 +97,12 @@ impl StepLoop {
 
 impl SampleState {
     /// The sample as the next pass begins it.
-    pub(in crate::diffusion::engine) fn between(self, next: NextPass) -> Result<Self, Refusal> {
+    pub(in crate::diffusion::engine) fn between(&self, next: &NextPass) -> Result<Self, Refusal> {
         caught(|| {
             let pipeline = next.told.pipeline.clone();
             // A picture of what is no number would hide it.
             self.checked()?;
-            self.taken_over(next, pipeline.as_ref()).map_err(Refusal::failed)
+            self.taken_over(next.clone(), pipeline.as_ref()).map_err(Refusal::failed)
         })
     }
 

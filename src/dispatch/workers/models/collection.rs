@@ -220,6 +220,7 @@ impl Collection {
         for (model, pipeline) in pipelines.iter() {
             shelf.weigh(model, pipeline.bytes());
         }
+        shelf.extras(extras(pipelines));
         let before = shelf.statuses();
         let again = loop {
             match shelf.next(Instant::now()) {
@@ -228,6 +229,14 @@ impl Collection {
                     tracing::info!(model.id = %model, device = %self.device, "model dropped, to make room for another");
                     self.metrics.model_evictions.with_label_values(&[model.as_str()]).inc();
                     dropped.extend(pipelines.remove(&model));
+                }
+                Next::Release => {
+                    let before = extras(pipelines);
+                    pipelines.values().for_each(|pipeline| pipeline.release_extras());
+                    let left = extras(pipelines);
+                    let freed = before.saturating_sub(left);
+                    tracing::info!(device = %self.device, bytes = freed, "LoRAs and ControlNets dropped, to make room for a model");
+                    shelf.released(left);
                 }
                 Next::Wait(until) => break Some(until),
                 Next::Rest => break None,
@@ -272,6 +281,16 @@ impl Collection {
         }
         self.hub.report_models(&device, statuses);
     }
+}
+
+/// Bytes of LoRAs and ControlNets on the device, whose models share the latter.
+fn extras(pipelines: &HashMap<ModelId, Arc<dyn Pipeline>>) -> u64 {
+    let (mut loras, mut controlnets) = (0, 0);
+    for extras in pipelines.values().map(|pipeline| pipeline.extras()) {
+        loras += extras.loras;
+        controlnets = extras.controlnets.max(controlnets);
+    }
+    loras + controlnets
 }
 
 /// The loading thread, until nobody is left to order something.

@@ -15,6 +15,8 @@
 //! Where idle ones are not enough, models in use *leave*: no more jobs are begun with them, and they are dropped when those
 //! begun have ended.
 //!
+//! **LoRAs and ControlNets** that stay in memory are counted as well, and those that no job uses go before any model.
+//!
 //! **Nobody waits for ever, and loading takes at most about half of the time.** A model that is in use or wanted stays for as
 //! long as its loading took at least; then it leaves for an older want. So what an oldest want waits for is bounded: that long, the
 //! jobs begun, and its own loading.
@@ -46,6 +48,8 @@ pub(super) enum Next {
     Load(ModelId),
     /// Let go of it; it counts as gone from now on.
     Drop(ModelId),
+    /// Let go of the LoRAs and ControlNets that no job uses, and say by [`Shelf::released`] what is left of them.
+    Release,
     /// Nothing before this moment, unless something happens.
     Wait(Instant),
     /// Nothing, unless something happens.
@@ -58,6 +62,8 @@ pub(super) struct Shelf {
     /// Most bytes of weights.
     budget: u64,
     models: BTreeMap<ModelId, Entry>,
+    /// Bytes of LoRAs and ControlNets, and whether all of them are used.
+    extras: (u64, bool),
     /// The oldest first.
     wants: Vec<Want>,
     /// Counts uses, for their order.
@@ -92,7 +98,7 @@ impl Shelf {
     /// Models, and what each would take in bytes; none is loaded.
     pub(super) fn new(budget: u64, models: impl IntoIterator<Item = (ModelId, u64)>) -> Self {
         let entry = |(id, bytes)| (id, Entry { bytes, standing: Standing::Available });
-        Self { budget, models: models.into_iter().map(entry).collect(), wants: Vec::new(), uses: 0 }
+        Self { budget, models: models.into_iter().map(entry).collect(), extras: (0, true), wants: Vec::new(), uses: 0 }
     }
 
     // What happens -----------------------------------------------------------------------------------------------
@@ -126,6 +132,16 @@ impl Shelf {
         if let Some(entry) = self.models.get_mut(model) {
             entry.bytes = bytes;
         }
+    }
+
+    /// So many bytes of LoRAs and ControlNets are there, some of which may not be used.
+    pub(super) fn extras(&mut self, bytes: u64) {
+        self.extras = (bytes, bytes == 0);
+    }
+
+    /// So many are left, now that those were let go of that no job uses.
+    pub(super) fn released(&mut self, left: u64) {
+        self.extras = (left, true);
     }
 
     /// Somebody uses a loaded model, and says so again by [`Shelf::let_go`] when it does no longer.
@@ -202,6 +218,9 @@ impl Shelf {
             }
             return Next::Load(model.clone());
         }
+        if !self.extras.1 {
+            return Next::Release;
+        }
         let Some(leaving) = self.leaving(want, lacking) else { return Next::Rest };
         let from = leaving.iter().map(|model| self.stays_until(model, now)).max().unwrap_or(now);
         if from > now {
@@ -225,7 +244,7 @@ impl Shelf {
 
     /// Bytes that must become free for so many more.
     fn lacking(&self, bytes: u64) -> u64 {
-        (self.held() + bytes).saturating_sub(self.budget)
+        (self.held() + self.extras.0 + bytes).saturating_sub(self.budget)
     }
 
     /// Who makes room for so many bytes, in order; `None` where older wants need too many of the others.

@@ -96,6 +96,33 @@ fn the_least_recently_used_makes_room() {
 }
 
 #[test]
+fn loras_and_controlnets_that_no_job_uses_make_room_before_any_model() {
+    let mut bed = two_of_four();
+    bed.shelf.extras(4);
+    bed.want(&[("c", 3)]);
+    assert_eq!(bed.next(), Next::Release);
+    // Three are used; without them one model would have been enough.
+    bed.shelf.released(3);
+    assert_eq!(bed.next(), Next::Drop(id("a")));
+    bed.shelf.extras(6);
+    assert_eq!(bed.next(), Next::Release);
+    bed.shelf.released(6);
+    assert_eq!(bed.next(), Next::Drop(id("b")));
+    bed.load("c");
+}
+
+#[test]
+fn loras_and_controlnets_stay_where_there_is_room() {
+    let mut bed = two_of_four();
+    bed.shelf.extras(4);
+    assert_eq!(bed.next(), Next::Rest);
+    let mut bed = Bed::new(25);
+    bed.shelf.extras(15);
+    bed.want(&[("a", 1)]);
+    bed.load("a");
+}
+
+#[test]
 fn as_many_as_needed_make_room() {
     let mut bed = Bed::new(30);
     bed.shelf.weigh(&id("d"), 20);
@@ -233,12 +260,12 @@ mod properties {
     }
 
     proptest! {
-        /// Jobs of four models where there is room for two: the bound holds at all times, nothing that is used is dropped,
-        /// and every job is done.
+        /// Jobs of four models where there is room for two and what four jobs use besides: the bound holds at all times, nothing that
+        /// is used is dropped, and every job is done.
         #[test]
         fn jobs_of_all_models_are_done(ticks in prop::collection::vec(arrivals(), 1..60), loads in 1..5u32) {
             let names = ["a", "b", "c", "d"];
-            let mut bed = Bed::new(20);
+            let mut bed = Bed::new(24);
             let (mut waiting, mut drawn): (Vec<Job>, Vec<Job>) = (Vec::new(), Vec::new());
             let mut loading: Option<(ModelId, u32)> = None;
             let mut last = 0;
@@ -251,9 +278,19 @@ mod properties {
                 last = tick;
                 bed.pass(SECOND);
                 bed.want(&waiting.iter().map(|job| (names[job.model], job.accepted as i64)).collect::<Vec<_>>());
+                // Each job has something of its own, which stays for others until there is no room.
+                let (used, mut extras) = (drawn.len() as u64, 4 + drawn.len() as u64);
+                bed.shelf.extras(extras);
                 loop {
                     match bed.next() {
-                        Next::Load(model) => loading = Some((model, loads)),
+                        Next::Load(model) => {
+                            loading = Some((model, loads));
+                            prop_assert!(bed.shelf.held() + extras <= 24);
+                        }
+                        Next::Release => {
+                            extras = used;
+                            bed.shelf.released(extras);
+                        }
                         Next::Drop(model) => prop_assert!(drawn.iter().all(|job| names[job.model] != model.as_str())),
                         Next::Wait(_) | Next::Rest => break,
                     }
