@@ -26,7 +26,7 @@ use crate::dispatch::events::{BusOptions, EventBus, InProcessBus};
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::{JobStore, MemoryStore, SqliteStore, StoreOptions};
 use crate::dispatch::workers::{LoadFailure, Loader, PoolParts, WorkerOptions, WorkerPool};
-use crate::domain::{BatchingPolicy, Clock, DeviceSpec, ModelId, OwnerId, SystemClock};
+use crate::domain::{BatchingPolicy, Clock, Cost, DeviceSpec, ModelId, OwnerId, SystemClock};
 use crate::http::{self, ApiKey, HttpOptions};
 use crate::service::{GenerationService, ServiceOptions, ServiceParts};
 use crate::telemetry::Metrics;
@@ -50,6 +50,8 @@ pub struct Seams {
     pub fault: Option<FaultHook>,
     /// Called before a model is loaded, on the thread that loads it.
     pub load: Option<LoadHook>,
+    /// What forwards are taken to cost, so that batches do not depend on how busy the machine is.
+    pub cost: Option<Cost>,
 }
 
 /// See [`Seams::load`].
@@ -277,6 +279,7 @@ pub fn engine_options(settings: &Settings, seams: Seams) -> EngineOptions {
         memory: None,
         preview_every: workers.preview_every,
         prompts: prompts(workers.prompt_cache_mb),
+        cost: seams.cost,
         fault: seams.fault,
         ..EngineOptions::default()
     }

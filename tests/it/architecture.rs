@@ -95,7 +95,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["http"]),
     ("utoipa_axum", &["http"]),
-    ("tokio", &["dispatch::events", "dispatch::hub", "dispatch::workers", "service", "http", "app", "cli"]),
+    (
+        "tokio",
+        &["dispatch::jobs", "dispatch::events", "dispatch::hub", "dispatch::workers", "service", "http", "app", "cli"],
+    ),
     ("figment", &["config"]),
     ("toml", &["config"]),
     ("prometheus", &["telemetry"]),

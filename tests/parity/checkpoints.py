@@ -83,9 +83,9 @@ def save_plain(style, folder, seed):
 
 
 def as_published(folder, target):
-    """A copy whose scheduler's file says what those of the published checkpoints say: `clip_sample` is false. Where a file says
-    nothing, the classes of `ddpm` and `ddim` clip to 1, and a picture whose latents are all clipped is of one colour in parts, of which
-    the decoder's norms divide rounding by nothing. That case is in tests/fixtures/goldens/tiny-sdxl.safetensors (`ddim.odd`)."""
+    """A copy whose scheduler's file says what those of the published checkpoints say: `clip_sample` is false (docs/parity.md). Where a
+    file says nothing, the classes of `ddpm` and `ddim` clip to 1, and a picture whose latents are all clipped is of one colour in parts, of
+    which the decoder's norms divide rounding by nothing. That case is in tests/fixtures/goldens/tiny-sdxl.safetensors (`ddim.odd`)."""
     target.mkdir(exist_ok=True)
     copy = target / folder.name
     shutil.copytree(folder, copy)

@@ -109,7 +109,7 @@ class Reference:
         if self.is_xl and not cell["negative_prompt"]:
             del options["negative_prompt"]
         options |= self.start(pipe, cell, generators)
-        doubled = self.dtype == torch.float64 or reference_samplers.is_stepped_in_double(cell["sampler"], cell["schedule"])
+        doubled = self.dtype == torch.float64 or reference_samplers.has_double_coefficients(cell["sampler"], cell["schedule"])
         with reference_samplers.in_double(cell["sampler"], pipe.scheduler) if doubled else nullcontext():
             images = pipe(**options).images
         return (images * 255).round().astype(np.uint8), kept["latents"].float()

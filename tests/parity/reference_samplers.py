@@ -54,9 +54,9 @@ def scheduler(sampler, config, schedule, steps, generators):
     return with_levels(cls, config, schedule, make_samplers.OPTIONS.get(sampler, {}))
 
 
-def is_stepped_in_double(sampler, schedule):
-    """Classes that divide by differences of levels' logarithms, over levels that diffusers has not, and of which the first are 1 %
-    apart: in single precision the pictures' own last digits are lost there."""
+def has_double_coefficients(sampler, schedule):
+    """Of classes that divide by differences of levels' logarithms, over levels that diffusers has not, and of which the first are 1 %
+    apart: coefficients in single precision are off there by what pictures show."""
     return schedule == "linear_quadratic" and sampler in ("unipc", "deis")
 
 

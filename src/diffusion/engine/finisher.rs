@@ -158,10 +158,7 @@ impl Desk {
             }
             Piece::Enlarged(sample, next) => {
                 let job = sample.job;
-                let made = match self.ledger.is_ending(job) {
-                    true => Ok(*sample),
-                    false => self.options.gate.work(|| sample.between(&next)),
-                };
+                let made = self.between(*sample, next);
                 self.ledger.bring_back_between(job, made)
             }
             Piece::Preview(look) => {
@@ -173,6 +170,14 @@ impl Desk {
         if let Some(end) = end {
             (self.sink)(end);
         }
+    }
+
+    /// The sample as the next pass begins it. As it was, it is gone afterwards, like one of which a picture is made.
+    fn between(&self, sample: SampleState, next: NextPass) -> Result<SampleState, Refusal> {
+        if self.ledger.is_ending(sample.job) {
+            return Ok(sample);
+        }
+        self.options.gate.work(|| sample.between(&next)).result
     }
 
     /// How long it took. The sample is gone afterwards: it holds a pipeline, which is let go of before the job's end is told.
@@ -191,7 +196,7 @@ impl Desk {
                 None => drawn,
             })
         };
-        let picture = self.options.gate.work(|| caught(decode))?;
+        let picture = self.options.gate.work(|| caught(decode)).result?;
         let took = began.elapsed();
         drop(sample);
         (self.sink)(EngineEvent::Image { job, image, picture });

@@ -82,7 +82,7 @@ pub fn prepare(job: &EngineJob, options: &EngineOptions) -> Result<Prepared, Ref
         let (lookups, encode_ms) = (reader.lookups, began.elapsed().as_millis() as u64);
         Ok(Prepared { id: job.id, samples, basis, is_resumed, warnings, drawn_by, lookups, encode_ms })
     };
-    options.gate.work(|| caught(make))
+    options.gate.work(|| caught(make)).result
 }
 
 /// Those that either prompt names, each once.

@@ -134,8 +134,7 @@ impl StepLoop {
         // Several smaller ones say nothing of a forward.
         if is_one_forward {
             let rows = batch.rows.len() as u32;
-            let measured = || without_controls(took.as_secs_f64(), rows, control_rows);
-            let seconds = self.options().cost.map_or_else(measured, |cost| cost.seconds(rows));
+            let seconds = self.seconds(rows, without_controls(took.as_secs_f64(), rows, control_rows));
             self.learn(&batch.key, rows, (seconds, gap.unwrap_or_default().as_secs_f64()));
         }
         self.report(&batch, control_rows, (took, gap, bytes.filter(|_| is_one_forward)));

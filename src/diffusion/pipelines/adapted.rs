@@ -1,11 +1,12 @@
 //! LoRAs on a pipeline: another one with adapted networks, over the same weights. Those lately used are kept.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 
-use super::{Error, Pipeline, Result};
+use super::{Error, Extra, Pipeline, Released, Result};
 use crate::diffusion::models::adapters::{Adaptable, adapt};
 use crate::diffusion::weights::{self, LoraFile, LoraLibrary, LoraTarget};
 use crate::domain::{Lora, ModelId};
@@ -92,15 +93,17 @@ impl Adapters {
     }
 
     /// What those that are kept take.
-    pub(super) fn bytes(&self) -> u64 {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().map(|(_, bytes)| *bytes as u64).sum()
+    pub(super) fn bytes(&self) -> Extra {
+        let (kept, mut extra) = (self.kept.lock().unwrap_or_else(PoisonError::into_inner), Extra::default());
+        kept.iter().for_each(|(adapted, bytes)| extra.count(*bytes as u64, is_used(adapted)));
+        extra
     }
 
     /// Lets go of those that no job uses.
-    pub(super) fn release(&self) {
+    pub(super) fn release(&self) -> Released {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(adapted, _)| Arc::strong_count(&adapted.pipeline) > 1);
+        let unused = kept.extract_if(.., |(adapted, _)| !is_used(adapted));
+        unused.map(|(adapted, _)| Arc::new(adapted) as Arc<dyn Any + Send + Sync>).collect()
     }
 
     fn keep(&self, adapted: Adapted, bytes: usize) {
@@ -112,6 +115,11 @@ impl Adapters {
             kept.remove(0);
         }
     }
+}
+
+/// Whether anybody has it beside the list of those that are kept.
+fn is_used(adapted: &Adapted) -> bool {
+    Arc::strong_count(&adapted.pipeline) > 1
 }
 
 fn key(loras: &[Lora]) -> String {

@@ -1,11 +1,12 @@
 //! ControlNets: those a folder holds, loaded on first use, and what they add to the rows of a forward.
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use super::{Error, Result, StepInputs};
+use super::{Error, Extra, Released, Result, StepInputs};
 use crate::diffusion::models::unets::{
     ControlNetConfig, ControlNetModel, ControlNetOutput, UNet2DConditionConfig, UNetInputs, UNetResiduals,
 };
@@ -87,6 +88,14 @@ struct Kept {
     net: Arc<Mutex<Option<Arc<ControlNet>>>>,
 }
 
+impl Kept {
+    /// Whether anybody has the network beside the list of those that are kept, or waits for it.
+    fn is_used(&self) -> bool {
+        let has_net = |net: &Option<Arc<ControlNet>>| net.as_ref().is_some_and(|net| Arc::strong_count(net) > 1);
+        Arc::strong_count(&self.net) > 1 || self.net.try_lock().map_or(true, |net| has_net(&net))
+    }
+}
+
 impl std::fmt::Debug for ControlNets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.found.iter().map(|found| &found.name)).finish()
@@ -161,20 +170,20 @@ impl ControlNets {
     }
 
     /// What those in the memory of a device take; one that is being loaded is not counted.
-    pub(super) fn bytes(&self, device: &Device) -> u64 {
-        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let on_it = kept.iter().filter(|one| one.device == device.location());
-        on_it.filter_map(|one| Some(one.net.try_lock().ok()?.as_ref()?.bytes)).sum()
+    pub(super) fn bytes(&self, device: &Device) -> Extra {
+        let (kept, mut extra) = (self.0.kept.lock().unwrap_or_else(PoisonError::into_inner), Extra::default());
+        for one in kept.iter().filter(|one| one.device == device.location()) {
+            let bytes = one.net.try_lock().ok().and_then(|net| net.as_ref().map(|net| net.bytes));
+            extra.count(bytes.unwrap_or(0), one.is_used());
+        }
+        extra
     }
 
     /// Lets go of those on a device that no job uses or waits for.
-    pub(super) fn release(&self, device: &Device) {
+    pub(super) fn release(&self, device: &Device) -> Released {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|one| {
-            let is_used = |net: &Option<Arc<ControlNet>>| net.as_ref().is_some_and(|net| Arc::strong_count(net) > 1);
-            let is_wanted = Arc::strong_count(&one.net) > 1;
-            one.device != device.location() || is_wanted || one.net.try_lock().is_ok_and(|net| is_used(&net))
-        });
+        let unused = kept.extract_if(.., |one| one.device == device.location() && !one.is_used());
+        unused.map(|one| one.net as Arc<dyn Any + Send + Sync>).collect()
     }
 
     /// Where the network is or will be; whichever was used longest ago makes room for it.

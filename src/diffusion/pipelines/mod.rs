@@ -27,6 +27,7 @@ pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -36,14 +37,41 @@ use crate::diffusion::{models, weights};
 use crate::domain::{GenerationRequest, Lora, ModelInfo};
 use crate::images::RgbImage;
 
-/// What stays in memory beside a model's weights, in bytes.
+/// What stays in memory beside a model's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Of LoRAs lately used with the model.
-    pub loras: u64,
-    /// Of ControlNets lately used on the device, by whichever model.
-    pub controlnets: u64,
+    /// LoRAs lately used with the model.
+    pub loras: Extra,
+    /// ControlNets lately used on the device, by whichever model.
+    pub controlnets: Extra,
 }
+
+/// A part of it, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// By jobs.
+    pub used: u64,
+    /// For jobs to come.
+    pub unused: u64,
+}
+
+impl Extra {
+    /// So many more.
+    fn count(&mut self, bytes: u64, is_used: bool) {
+        *(if is_used { &mut self.used } else { &mut self.unused }) += bytes;
+    }
+}
+
+impl std::ops::Add for Extra {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { used: self.used + other.used, unused: self.unused + other.unused }
+    }
+}
+
+/// What was let go of; its memory is free once this is dropped, which may take a while.
+pub type Released = Vec<Arc<dyn Any + Send + Sync>>;
 
 /// A model family on one device. Rows never influence each other: row i of an output depends on row i of the inputs alone.
 pub trait Pipeline: Send + Sync {
@@ -64,11 +92,11 @@ pub trait Pipeline: Send + Sync {
     /// Memory that it holds on its device: all weights, as they were loaded. What drawing takes besides is not counted.
     fn bytes(&self) -> u64;
 
-    /// Memory that is held on its device besides, for other jobs to come.
+    /// Memory that is held on its device besides.
     fn extras(&self) -> Extras;
 
     /// Lets go of what of that no job uses now.
-    fn release_extras(&self);
+    fn release_extras(&self) -> Released;
 
     /// Encodes one prompt. The result depends on `prompt` alone, so it may be kept and shared between requests.
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds>;

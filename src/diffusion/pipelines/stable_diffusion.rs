@@ -12,7 +12,7 @@ use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown, shown};
 use super::{
     Conditioning, ControlNet, ControlNets, EncodedPicture, Extras, Introduced, Pipeline, Prompt, PromptEmbeds,
-    PromptSide, Result, StepInputs,
+    PromptSide, Released, Result, StepInputs,
 };
 use crate::diffusion::models::text_encoders::{ClipTextConfig, ClipTextModel};
 use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel, UNetInputs};
@@ -191,9 +191,8 @@ impl Pipeline for StableDiffusion {
         Extras { loras: self.adapters.bytes(), controlnets: self.controlnets.bytes(&self.device) }
     }
 
-    fn release_extras(&self) {
-        self.adapters.release();
-        self.controlnets.release(&self.device);
+    fn release_extras(&self) -> Released {
+        self.adapters.release().into_iter().chain(self.controlnets.release(&self.device)).collect()
     }
 
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {

@@ -100,10 +100,13 @@ async fn opened(connections: u32, connect: &SqliteConnectOptions) -> sqlx::Resul
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
-    // An extended result code has the primary one in its lowest byte: https://sqlite.org/rescode.html#busy
-    const SQLITE_BUSY: u32 = 5;
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_busy_code(&code))
+}
+
+/// `SQLITE_BUSY`, or `SQLITE_PROTOCOL`: a race at the start of the journal. An extended code has the primary one in its lowest byte
+/// (<https://sqlite.org/rescode.html>).
+fn is_busy_code(code: &str) -> bool {
+    code.parse::<u32>().is_ok_and(|code| [5, 15].contains(&(code & 0xff)))
 }
 
 /// All steps in one transaction under the write lock: of two processes that open the file, the second finds it done.
@@ -406,5 +409,17 @@ impl JobStore for SqliteStore {
 
     async fn ping(&self) -> Result<()> {
         Ok(self.reader.acquire().await?.ping().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_file_is_known_by_its_code() {
+        // SQLITE_BUSY, _RECOVERY, _SNAPSHOT and _TIMEOUT, SQLITE_PROTOCOL; SQLITE_ERROR, _LOCKED, _CANTOPEN_ISDIR, none.
+        let codes = ["5", "261", "517", "773", "15", "1", "6", "526", "busy"];
+        assert_eq!(codes.map(is_busy_code), [true, true, true, true, true, false, false, false, false]);
     }
 }

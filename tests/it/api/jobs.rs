@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use darkroom::diffusion::engine::{Fault, FaultHook, FaultPoint};
+use darkroom::domain::Cost;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -71,7 +72,8 @@ async fn samplers_answer_to_the_names_of_other_programs() {
 #[tokio::test]
 async fn the_same_seed_gives_the_same_bytes_alone_and_among_fifteen_others() {
     let gate = Arc::new(Gate::default());
-    let app = TestApp::builder().fault(gate.hook()).start().await;
+    let roomy = Cost { fixed: 1.0, per_row: 0.01 };
+    let app = TestApp::builder().fault(gate.hook()).cost(roomy).start().await;
     // The first is held in the engine, so that the sixteen stand in the queue together.
     let first = app.submit(&body("first", 1)).await;
     let wanted = with(body("a house", 77), json!({"guidance_scale": 4.0, "sampler": "euler_a"}));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use darkroom::diffusion::models::unets::{ControlNetConfig, ControlNetModel, ControlNetOutput, UNetInputs};
-use darkroom::diffusion::pipelines::{self, ControlNets, ModelSource};
+use darkroom::diffusion::pipelines::{self, ControlNets, Extra, ModelSource};
 use darkroom::diffusion::weights::Checkpoint;
 use darkroom::domain::{DeviceSpec, ImageInputsDraft, RequestDraft};
 use darkroom::images::{Pixels, RgbImage};
@@ -257,16 +257,17 @@ fn networks_are_counted_and_those_that_no_job_uses_are_let_go_of() {
     let fit: Vec<&str> =
         pipeline.info().controlnets.iter().filter(|net| net.misfit.is_none()).map(|net| net.name.as_str()).collect();
     let held = || pipeline.extras().controlnets;
-    assert_eq!(held(), 0);
+    assert_eq!(held(), Extra::default());
     let used = pipeline.controlnet(fit[0]).unwrap();
     let one = held();
+    assert!(one.used > 0 && one.unused == 0);
     pipeline.controlnet(fit[1]).unwrap();
-    assert!(0 < one && one < held() && held() == other.extras().controlnets);
-    other.release_extras();
+    assert!(held().used == one.used && held().unused > 0 && held() == other.extras().controlnets);
+    drop(other.release_extras());
     assert_eq!(held(), one);
     drop(used);
-    other.release_extras();
-    assert_eq!(held(), 0);
+    drop(other.release_extras());
+    assert_eq!(held(), Extra::default());
 }
 
 /// The ControlNet is shown the latents, not the mask below them.

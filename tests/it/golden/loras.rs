@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use darkroom::diffusion::engine::{EngineOptions, draw};
-use darkroom::diffusion::pipelines::Pipeline;
+use darkroom::diffusion::pipelines::{Extra, Pipeline};
 use darkroom::domain::{GenerationRequest, LoraDraft, RequestDraft};
 use safetensors::tensor::Dtype;
 
@@ -177,17 +177,19 @@ fn sets_are_counted_and_those_that_no_job_uses_are_let_go_of() {
     let pipeline = pipeline_with("tiny-sd", folder());
     let made = |name| pipeline.clone().adapted(request(pipeline.as_ref(), vec![lora(name, 1.0)]).loras()).unwrap();
     let loras = || pipeline.extras().loras;
-    assert_eq!(loras(), 0);
+    assert_eq!(loras(), Extra::default());
     let used = made("sd-attention");
     let one = loras();
+    assert!(one.used > 0 && one.unused == 0);
     drop(made("sd-kohya"));
-    assert!(0 < one && one < loras());
-    pipeline.release_extras();
+    assert!(loras().used == one.used && loras().unused > 0);
+    drop(pipeline.release_extras());
     assert_eq!(loras(), one);
     assert!(Arc::ptr_eq(&used.pipeline, &made("sd-attention").pipeline));
     drop(used);
-    pipeline.release_extras();
-    assert_eq!(loras(), 0);
+    assert_eq!(loras(), Extra { used: 0, unused: one.used });
+    drop(pipeline.release_extras());
+    assert_eq!(loras(), Extra::default());
 }
 
 fn zeros(shape: &[usize]) -> Stored {

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use darkroom::diffusion::engine::{EngineOptions, draw};
 use darkroom::diffusion::pipelines::{
     self, Adapted, Conditioning, ControlNet, EncodedPicture, Extras, ModelSource, Pipeline, Prompt, PromptEmbeds,
-    PromptSide, Result, StepInputs,
+    PromptSide, Released, Result, StepInputs,
 };
 use darkroom::diffusion::samplers::SamplingPlan;
 use darkroom::domain::{DeviceSpec, GenerationRequest, Lora, ModelInfo, RequestDraft};
@@ -85,8 +85,8 @@ impl Pipeline for Kept {
     fn extras(&self) -> Extras {
         self.inner.extras()
     }
-    fn release_extras(&self) {
-        self.inner.release_extras();
+    fn release_extras(&self) -> Released {
+        self.inner.release_extras()
     }
     fn encode_prompt(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds> {
         self.inner.encode_prompt(prompt)

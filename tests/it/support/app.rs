@@ -5,6 +5,7 @@ use std::time::Duration;
 use darkroom::app::{App, LoadHook, Seams, Storage};
 use darkroom::config::{KeySettings, Settings};
 use darkroom::diffusion::engine::FaultHook;
+use darkroom::domain::Cost;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -22,6 +23,12 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
+        self
+    }
+
+    /// What forwards are taken to cost: batches are made up by it.
+    pub(crate) fn cost(mut self, cost: Cost) -> Self {
+        self.seams.cost = Some(cost);
         self
     }
 

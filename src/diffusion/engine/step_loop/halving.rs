@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::StepLoop;
 use crate::diffusion::batching::{BatchKey, SampleId, StepBatch};
+use crate::diffusion::engine::memory_gate::Worked;
 use crate::diffusion::engine::refusal::{Refusal, caught};
 use crate::diffusion::kernels::with_memory_taken;
 use crate::domain::ErrorCode;
@@ -19,7 +20,7 @@ pub(super) type Outcome = (SampleId, Result<(), Refusal>);
 /// What became of a batch.
 pub(super) struct Evaluated {
     pub outcomes: Vec<Outcome>,
-    /// Whether one forward did it for all of them.
+    /// Whether one forward did it for all of them, at once.
     pub is_one_forward: bool,
     /// What that one took above what was there, in bytes; `None` where it is not measured.
     pub bytes: Option<u64>,
@@ -35,6 +36,8 @@ struct Tried {
     /// What that took, in bytes, where it is measured.
     bytes: Option<u64>,
     ran_out: bool,
+    /// For other work on the device.
+    had_to_wait: bool,
 }
 
 impl StepLoop {
@@ -51,13 +54,16 @@ impl StepLoop {
         if tried.ran_out && ids.len() > 1 {
             self.batcher.ran_out(&batch.key, tried.fitted);
         }
-        Evaluated { outcomes, is_one_forward: tried.fitted == batch.rows.len() as u32, bytes: tried.bytes }
+        let is_one_forward = tried.fitted == batch.rows.len() as u32 && !tried.had_to_wait;
+        Evaluated { outcomes, is_one_forward, bytes: tried.bytes }
     }
 
     /// Advancing is done last and sample by sample, so a failed evaluation leaves every sample as it was.
     fn evaluate_or_halve(&mut self, key: &Arc<BatchKey>, ids: &[SampleId], tried: &mut Tried) -> Vec<Outcome> {
         let rows: u32 = ids.iter().map(|id| self.samples[id].meta.rows_now).sum();
-        let refusal = match self.options().gate.work(|| self.evaluate_measured(ids)) {
+        let Worked { result, is_plain } = self.options().gate.work(|| self.evaluate_measured(ids));
+        tried.had_to_wait |= !is_plain;
+        let refusal = match result {
             Ok((outputs, bytes)) => {
                 if let Some(bytes) = bytes {
                     // Those of ControlNets too: what it takes is bounded, whoever takes it.

@@ -8,6 +8,11 @@ use crate::diffusion::engine::events::EngineEvent;
 use crate::domain::{ForwardReport, SizeKey};
 
 impl StepLoop {
+    /// What a forward of so many rows is taken to have cost: what it took, but in tests.
+    pub(super) fn seconds(&self, rows: u32, took: f64) -> f64 {
+        self.options().cost.map_or(took, |cost| cost.seconds(rows))
+    }
+
     /// A forward of so many rows took so many seconds, so many after the one before; this is told beside what was expected.
     pub(super) fn learn(&mut self, key: &Arc<BatchKey>, rows: u32, (took, between): (f64, f64)) {
         let expected = self.batcher.cost(key).map(|cost| cost.seconds(rows));

@@ -66,7 +66,7 @@ impl StepLoop {
         if pipeline.device().is_cpu() {
             self.batcher.observe_bytes(key, rows, bytes);
         }
-        self.learn(key, rows, (took.as_secs_f64(), 0.0));
+        self.learn(key, rows, (self.seconds(rows, took.as_secs_f64()), 0.0));
         Ok(took)
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::shelf::{Next, Shelf, Want};
 use super::{LoadFailure, Loader};
-use crate::diffusion::pipelines::Pipeline;
+use crate::diffusion::pipelines::{Extra, Pipeline, Released};
 use crate::dispatch::hub::WorkerHub;
 use crate::dispatch::jobs::WaitingModels;
 use crate::dispatch::workers::Error;
@@ -75,6 +75,7 @@ impl State {
 struct Order {
     /// Freed before the load. It may take a while, and is nothing for threads that others wait for.
     dropped: Vec<Arc<dyn Pipeline>>,
+    released: Released,
     load: Option<ModelId>,
 }
 
@@ -215,7 +216,7 @@ impl Collection {
     pub(in crate::dispatch::workers) fn settle(&self) -> Option<Instant> {
         let mut state = self.state();
         state.tell_wants(Instant::now());
-        let (mut dropped, mut load) = (Vec::new(), None);
+        let (mut dropped, mut released, mut load) = (Vec::new(), Vec::new(), None);
         let State { shelf, pipelines, .. } = &mut *state;
         for (model, pipeline) in pipelines.iter() {
             shelf.weigh(model, pipeline.bytes());
@@ -231,19 +232,15 @@ impl Collection {
                     dropped.extend(pipelines.remove(&model));
                 }
                 Next::Release => {
-                    let before = extras(pipelines);
-                    pipelines.values().for_each(|pipeline| pipeline.release_extras());
-                    let left = extras(pipelines);
-                    let freed = before.saturating_sub(left);
-                    tracing::info!(device = %self.device, bytes = freed, "LoRAs and ControlNets dropped, to make room for a model");
-                    shelf.released(left);
+                    tracing::info!(device = %self.device, "LoRAs and ControlNets that no job uses dropped, to make room for a model");
+                    released.extend(pipelines.values().flat_map(|pipeline| pipeline.release_extras()));
                 }
                 Next::Wait(until) => break Some(until),
                 Next::Rest => break None,
             }
         };
-        let is_order = load.is_some() || !dropped.is_empty();
-        if is_order && let Err(error) = self.orders.try_send(Order { dropped, load: load.clone() }) {
+        let is_order = load.is_some() || !dropped.is_empty() || !released.is_empty();
+        if is_order && let Err(error) = self.orders.try_send(Order { dropped, released, load: load.clone() }) {
             // The thread has one load at a time and few drops: it must have ended.
             tracing::error!(device = %self.device, %error, "the thread that loads models takes no orders");
             load.iter().for_each(|model| shelf.failed(model, PANICKED.to_owned(), Instant::now()));
@@ -283,20 +280,20 @@ impl Collection {
     }
 }
 
-/// Bytes of LoRAs and ControlNets on the device, whose models share the latter.
-fn extras(pipelines: &HashMap<ModelId, Arc<dyn Pipeline>>) -> u64 {
-    let (mut loras, mut controlnets) = (0, 0);
+/// LoRAs and ControlNets on the device, whose models share the latter.
+fn extras(pipelines: &HashMap<ModelId, Arc<dyn Pipeline>>) -> Extra {
+    let (mut sum, mut controlnets) = (Extra::default(), Extra::default());
     for extras in pipelines.values().map(|pipeline| pipeline.extras()) {
-        loras += extras.loras;
-        controlnets = extras.controlnets.max(controlnets);
+        sum = sum + extras.loras;
+        controlnets = extras.controlnets;
     }
-    loras + controlnets
+    sum + controlnets
 }
 
 /// The loading thread, until nobody is left to order something.
 fn work(orders: &Receiver<Order>, collection: &Weak<Collection>) {
-    for Order { dropped, load } in orders {
-        drop(dropped);
+    for Order { dropped, released, load } in orders {
+        drop((dropped, released));
         let Some((model, collection)) = load.zip(collection.upgrade()) else { continue };
         let (loader, device) = (collection.loader.clone(), collection.device);
         // Whoever ends the process need not wait for a load.

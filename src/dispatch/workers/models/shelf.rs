@@ -24,6 +24,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::diffusion::pipelines::Extra;
 use crate::domain::{ModelId, ModelState, ModelStatus};
 
 /// A model that failed is not tried again before; jobs that want it meanwhile fail for the same reason.
@@ -48,7 +49,7 @@ pub(super) enum Next {
     Load(ModelId),
     /// Let go of it; it counts as gone from now on.
     Drop(ModelId),
-    /// Let go of the LoRAs and ControlNets that no job uses, and say by [`Shelf::released`] what is left of them.
+    /// Let go of the LoRAs and ControlNets that no job uses; they count as gone from now on.
     Release,
     /// Nothing before this moment, unless something happens.
     Wait(Instant),
@@ -62,8 +63,8 @@ pub(super) struct Shelf {
     /// Most bytes of weights.
     budget: u64,
     models: BTreeMap<ModelId, Entry>,
-    /// Bytes of LoRAs and ControlNets, and whether all of them are used.
-    extras: (u64, bool),
+    /// LoRAs and ControlNets.
+    extras: Extra,
     /// The oldest first.
     wants: Vec<Want>,
     /// Counts uses, for their order.
@@ -98,7 +99,13 @@ impl Shelf {
     /// Models, and what each would take in bytes; none is loaded.
     pub(super) fn new(budget: u64, models: impl IntoIterator<Item = (ModelId, u64)>) -> Self {
         let entry = |(id, bytes)| (id, Entry { bytes, standing: Standing::Available });
-        Self { budget, models: models.into_iter().map(entry).collect(), extras: (0, true), wants: Vec::new(), uses: 0 }
+        Self {
+            budget,
+            models: models.into_iter().map(entry).collect(),
+            extras: Extra::default(),
+            wants: Vec::new(),
+            uses: 0,
+        }
     }
 
     // What happens -----------------------------------------------------------------------------------------------
@@ -134,14 +141,9 @@ impl Shelf {
         }
     }
 
-    /// So many bytes of LoRAs and ControlNets are there, some of which may not be used.
-    pub(super) fn extras(&mut self, bytes: u64) {
-        self.extras = (bytes, bytes == 0);
-    }
-
-    /// So many are left, now that those were let go of that no job uses.
-    pub(super) fn released(&mut self, left: u64) {
-        self.extras = (left, true);
+    /// What LoRAs and ControlNets take now.
+    pub(super) fn extras(&mut self, extras: Extra) {
+        self.extras = extras;
     }
 
     /// Somebody uses a loaded model, and says so again by [`Shelf::let_go`] when it does no longer.
@@ -218,16 +220,20 @@ impl Shelf {
             }
             return Next::Load(model.clone());
         }
-        if !self.extras.1 {
-            return Next::Release;
+        let unused = self.extras.unused;
+        if lacking <= unused {
+            return self.release();
         }
-        let Some(leaving) = self.leaving(want, lacking) else { return Next::Rest };
+        let Some(leaving) = self.leaving(want, lacking - unused) else { return Next::Rest };
         let from = leaving.iter().map(|model| self.stays_until(model, now)).max().unwrap_or(now);
         if from > now {
             return Next::Wait(from);
         }
         let is_idle = |model: &ModelId| matches!(&self.models[model].standing, Standing::Loaded(it) if it.users == 0);
         if leaving.iter().all(is_idle) {
+            if unused > 0 {
+                return self.release();
+            }
             let first = leaving[0].clone();
             if let Some(entry) = self.models.get_mut(&first) {
                 entry.standing = Standing::Available;
@@ -242,9 +248,14 @@ impl Shelf {
         Next::Rest
     }
 
+    fn release(&mut self) -> Next {
+        self.extras.unused = 0;
+        Next::Release
+    }
+
     /// Bytes that must become free for so many more.
     fn lacking(&self, bytes: u64) -> u64 {
-        (self.held() + self.extras.0 + bytes).saturating_sub(self.budget)
+        (self.held() + self.extras.used + self.extras.unused + bytes).saturating_sub(self.budget)
     }
 
     /// Who makes room for so many bytes, in order; `None` where older wants need too many of the others.
@@ -267,7 +278,8 @@ impl Shelf {
             freed += self.models[id].bytes;
             leaving.push(id.clone());
         }
-        (freed >= lacking).then_some(leaving)
+        // LoRAs and ControlNets in use go with the jobs that those who leave were used by.
+        (freed + self.extras.used >= lacking && !leaving.is_empty()).then_some(leaving)
     }
 
     /// A model that nobody uses or wants need not stay.

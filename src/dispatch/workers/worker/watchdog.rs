@@ -1,6 +1,7 @@
 //! Engines that fail: noticed, replaced a few times, their jobs tried again here or elsewhere. A device whose engines keep failing
 //! is taken out: it claims nothing more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -105,6 +106,8 @@ impl Worker {
         self.engine_is_gone = true;
         self.leaving.clear();
         self.filling = Filling::default();
+        // Whoever hangs within would be company for ever.
+        self.options.engine.gate = Arc::default();
         if self.standing.out.is_none() && self.stop.borrow().is_none() {
             match start_engine(&self.options) {
                 Ok((engine, events)) => {

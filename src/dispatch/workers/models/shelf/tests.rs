@@ -98,28 +98,49 @@ fn the_least_recently_used_makes_room() {
 #[test]
 fn loras_and_controlnets_that_no_job_uses_make_room_before_any_model() {
     let mut bed = two_of_four();
-    bed.shelf.extras(4);
+    bed.shelf.extras(Extra { used: 1, unused: 10 });
+    bed.shelf.loaded(&id("a"), 1, SECOND, bed.now);
     bed.want(&[("c", 3)]);
-    assert_eq!(bed.next(), Next::Release);
-    // Three are used; without them one model would have been enough.
-    bed.shelf.released(3);
-    assert_eq!(bed.next(), Next::Drop(id("a")));
-    bed.shelf.extras(6);
-    assert_eq!(bed.next(), Next::Release);
-    bed.shelf.released(6);
-    assert_eq!(bed.next(), Next::Drop(id("b")));
+    assert_eq!(bed.next(), Next::Release, "ten for seven");
+    bed.load("c");
+    // One model would not be enough beside them.
+    let mut bed = two_of_four();
+    bed.shelf.extras(Extra { used: 3, unused: 5 });
+    bed.want(&[("c", 3)]);
+    assert_eq!([bed.next(), bed.next()], [Next::Release, Next::Drop(id("a"))]);
     bed.load("c");
 }
 
 #[test]
-fn loras_and_controlnets_stay_where_there_is_room() {
-    let mut bed = two_of_four();
-    bed.shelf.extras(4);
-    assert_eq!(bed.next(), Next::Rest);
+fn loras_and_controlnets_stay_where_there_is_room_and_until_it_can_be_made() {
     let mut bed = Bed::new(25);
-    bed.shelf.extras(15);
+    bed.shelf.extras(Extra { used: 0, unused: 15 });
     bed.want(&[("a", 1)]);
     bed.load("a");
+    bed.shelf.hold(&id("a"));
+    bed.shelf.extras(Extra { used: 0, unused: 5 });
+    bed.want(&[("a", 2), ("b", 3)]);
+    bed.shelf.weigh(&id("b"), 20);
+    assert_eq!(bed.next(), Next::Rest, "`a` is wanted before `b`");
+}
+
+/// What its jobs use is none of a model's own bytes, and goes with them.
+#[test]
+fn a_model_leaves_for_one_that_needs_the_room_of_its_jobs_loras() {
+    let mut bed = Bed::new(10);
+    bed.shelf.weigh(&id("a"), 3);
+    bed.shelf.weigh(&id("c"), 8);
+    bed.want(&[("a", 1)]);
+    assert_eq!(bed.next(), Next::Load(id("a")));
+    bed.shelf.loaded(&id("a"), 3, SECOND, bed.now);
+    bed.shelf.hold(&id("a"));
+    bed.pass(10 * SECOND);
+    bed.shelf.extras(Extra { used: 6, unused: 0 });
+    bed.want(&[("c", 2)]);
+    assert_eq!((bed.next(), bed.present()), (Next::Rest, Vec::new()), "no more jobs are begun with it");
+    bed.shelf.let_go(&id("a"), true);
+    bed.shelf.extras(Extra { used: 0, unused: 6 });
+    assert_eq!([bed.next(), bed.next(), bed.next()], [Next::Release, Next::Drop(id("a")), Next::Load(id("c"))]);
 }
 
 #[test]
@@ -278,19 +299,16 @@ mod properties {
                 last = tick;
                 bed.pass(SECOND);
                 bed.want(&waiting.iter().map(|job| (names[job.model], job.accepted as i64)).collect::<Vec<_>>());
-                // Each job has something of its own, which stays for others until there is no room.
-                let (used, mut extras) = (drawn.len() as u64, 4 + drawn.len() as u64);
+                // Each job has something of its own, and something stays for others until there is no room.
+                let mut extras = Extra { used: 3 * drawn.len() as u64, unused: 4 };
                 bed.shelf.extras(extras);
                 loop {
                     match bed.next() {
                         Next::Load(model) => {
                             loading = Some((model, loads));
-                            prop_assert!(bed.shelf.held() + extras <= 24);
+                            prop_assert!(bed.shelf.held() + extras.used + extras.unused <= 24);
                         }
-                        Next::Release => {
-                            extras = used;
-                            bed.shelf.released(extras);
-                        }
+                        Next::Release => extras.unused = 0,
                         Next::Drop(model) => prop_assert!(drawn.iter().all(|job| names[job.model] != model.as_str())),
                         Next::Wait(_) | Next::Rest => break,
                     }
