@@ -4,9 +4,9 @@
 //! caller's, and what follows its last by the finisher, on a thread beside the loop. Commands come in by a bounded channel,
 //! events go out through an [`EventSink`]. A sample owns its latents, history, noise generator and position; a batch is a
 //! throw-away view of samples. A batch whose forward fails is evaluated again by halves, so that only the guilty job fails;
-//! where memory ran out, the next batches of its kind are smaller; but what ran out beside
-//! other work on the device is tried without it first ([`MemoryGate`]). A job can be taken off between two steps, and goes on in
-//! another engine to the same bytes (`parking`).
+//! where memory ran out, the next batches of its kind are smaller; but what ran out beside other work on the device is tried
+//! without it first ([`MemoryGate`]). A job can be taken off between two steps, and goes on in another engine to the same bytes
+//! (`parking`).
 
 mod busy;
 mod controls;
