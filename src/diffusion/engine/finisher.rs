@@ -153,6 +153,7 @@ impl Desk {
         let end = match piece {
             Piece::Picture(sample) => {
                 let job = sample.job;
+                // The gate's work is caught by itself, so that it is left; this is for what follows it.
                 let made = caught(|| self.picture(*sample));
                 self.ledger.bring_back(job, made)
             }

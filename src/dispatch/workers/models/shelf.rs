@@ -278,7 +278,7 @@ impl Shelf {
             freed += self.models[id].bytes;
             leaving.push(id.clone());
         }
-        // LoRAs and ControlNets in use go with the jobs that those who leave were used by.
+        // LoRAs and ControlNets in use go with the jobs that use those who leave.
         (freed + self.extras.used >= lacking && !leaving.is_empty()).then_some(leaving)
     }
 

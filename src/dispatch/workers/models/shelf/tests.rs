@@ -281,8 +281,8 @@ mod properties {
     }
 
     proptest! {
-        /// Jobs of four models where there is room for two and what four jobs use besides: the bound holds at all times, nothing that
-        /// is used is dropped, and every job is done.
+        /// Jobs of four models where there is room for two, but not beside what four jobs use besides: nothing is loaded beyond the
+        /// bound, nothing that is used is dropped, and every job is done.
         #[test]
         fn jobs_of_all_models_are_done(ticks in prop::collection::vec(arrivals(), 1..60), loads in 1..5u32) {
             let names = ["a", "b", "c", "d"];
