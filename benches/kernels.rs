@@ -48,7 +48,7 @@ fn convolutions(criterion: &mut Criterion) {
     for (name, [inputs, outputs, side, kernel, stride]) in CONVOLUTIONS {
         let x = normal((ROWS, inputs, side, side));
         let (weight, bias) = (normal((outputs, inputs, kernel, kernel)), normal(outputs));
-        let ours = PackedConv2d::new(weight.clone(), bias.clone(), stride, kernel / 2).expect("shapes fit");
+        let ours = PackedConv2d::new(weight.clone(), Some(bias.clone()), stride, kernel / 2).expect("shapes fit");
         group.bench_function(format!("{name}/ours"), |bencher| {
             bencher.iter(|| black_box(ours.forward(&x).expect("shapes fit")))
         });
@@ -73,7 +73,7 @@ fn products(criterion: &mut Criterion) {
     let mut group = quick(criterion, "linear");
     for (name, [tokens, inputs, outputs]) in PRODUCTS {
         let (x, weight, bias) = (normal((ROWS, tokens, inputs)), normal((outputs, inputs)), normal(outputs));
-        let ours = PackedLinear::new(weight.clone(), bias.clone()).expect("shapes fit");
+        let ours = PackedLinear::new(weight.clone(), Some(bias.clone())).expect("shapes fit");
         group.bench_function(format!("{name}/ours"), |bencher| {
             bencher.iter(|| black_box(ours.forward(&x).expect("shapes fit")))
         });

@@ -16,9 +16,13 @@ const PLAIN_SCORES: usize = 1 << 28;
 const QUERIES: (usize, usize) = (8, 64);
 
 /// q: (N, Lq, heads*d), k and v: (N, Lk, heads*d), mask: additive, broadcast to (N, heads, Lq, Lk) -> (N, Lq, heads*d).
-/// Without a mask, in f32 on a CPU, every thread holds max(2^16, 8 Lk) scores at most, on other devices 2^28 are held at a time; else
-/// all N*heads*Lq*Lk.
+/// Without a mask, in f32 on a CPU, every thread holds max(2^16, 8 Lk) scores at most; in half precision on a GPU, none are in its
+/// memory where d is a multiple of 8 up to 160; else 2^28 are held at a time. With a mask all N*heads*Lq*Lk are.
 pub fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if mask.is_none() && super::cuda::takes_attention(q, heads) {
+        return super::cuda::attention(q, k, v, heads);
+    }
     if mask.is_some() || !matches!(q.device(), Device::Cpu) || q.dtype() != DType::F32 {
         return scaled_dot_product_plain(q, k, v, heads, mask);
     }

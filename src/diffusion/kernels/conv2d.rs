@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::bands::{Band, Geometry, Places};
 use super::sums::{PANEL, ROWS, add_shifted, side_by_side};
-use super::{ALONE, values};
+use super::{ALONE, bias_or_zeros, values};
 
 /// Numbers that are laid out at a time, over all threads (16 MiB).
 const LAID_OUT: usize = 1 << 22;
@@ -26,7 +26,10 @@ thread_local! {
 pub struct PackedConv2d {
     /// On a CPU (outputs / 8 rounded up, inputs * k * k, 8), else (outputs, inputs, k, k).
     weight: Tensor,
+    /// Zeros where the layer has none.
     bias: Tensor,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "zeros are added where that is as fast"))]
+    has_bias: bool,
     outputs: usize,
     kernel: usize,
     stride: usize,
@@ -35,20 +38,25 @@ pub struct PackedConv2d {
 }
 
 impl PackedConv2d {
-    /// weight: (outputs, inputs, k, k), bias: (outputs,). In f32 on a CPU the weights are copied into their packed order;
+    /// weight: (outputs, inputs, k, k), bias: (outputs,) or none. In f32 on a CPU the weights are copied into their packed order;
     /// other devices and types take the tensor library's convolution.
-    pub fn new(weight: Tensor, bias: Tensor, stride: usize, padding: usize) -> Result<Self> {
+    pub fn new(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
         let (outputs, _, kernel, kernel_w) = weight.dims4()?;
         if kernel != kernel_w || stride == 0 {
             bail!("a convolution of {:?} with stride {stride}", weight.dims());
         }
+        let (has_bias, bias) = (bias.is_some(), bias_or_zeros(bias, &weight)?);
         let packed = matches!(weight.device(), Device::Cpu) && weight.dtype() == DType::F32;
         let weight = if packed { pack(&weight)? } else { weight };
-        Ok(Self { weight, bias, outputs, kernel, stride, padding, packed })
+        Ok(Self { weight, bias, has_bias, outputs, kernel, stride, padding, packed })
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::takes(x) {
+            return self.forward_on_gpu(x);
+        }
         if !self.packed {
             return conv2d_plain(x, &self.weight, &self.bias, self.stride, self.padding);
         }
@@ -59,6 +67,21 @@ impl PackedConv2d {
             &self.bias,
             &Conv2dOp { geometry, outputs: self.outputs, arch: Arch::new() },
         )
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl PackedConv2d {
+    fn forward_on_gpu(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cudnn")]
+        let out = super::cuda::conv2d(x, &self.weight, self.stride, self.padding)?;
+        #[cfg(not(feature = "cudnn"))]
+        let out = x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?;
+        if self.has_bias {
+            let (_, _, h, w) = out.dims4()?;
+            super::cuda::add_bias(&out, &self.bias, h * w)?;
+        }
+        Ok(out)
     }
 }
 
@@ -276,7 +299,7 @@ mod tests {
     fn a_sample_is_the_same_alone() -> Result<()> {
         for (side, stride) in [(4, 1), (7, 1), (16, 1), (16, 2), (40, 1)] {
             let weight = Tensor::randn(0f32, 1.0, (20, 70, 3, 3), &Device::Cpu)?;
-            let layer = PackedConv2d::new(weight, Tensor::randn(0f32, 1.0, 20, &Device::Cpu)?, stride, 1)?;
+            let layer = PackedConv2d::new(weight, Some(Tensor::randn(0f32, 1.0, 20, &Device::Cpu)?), stride, 1)?;
             let x = Tensor::randn(0f32, 1.0, (37, 70, side, side), &Device::Cpu)?;
             let together = layer.forward(&x)?;
             for sample in [0, 1, 17, 36] {

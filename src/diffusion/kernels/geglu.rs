@@ -14,6 +14,8 @@ const AT_ONCE: usize = 1 << 14;
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => x.contiguous()?.apply_op1_no_bwd(&GegluOp { arch: Arch::new() }),
+        #[cfg(feature = "cuda")]
+        _ if super::cuda::takes(x) => super::cuda::geglu(x),
         _ => geglu_plain(x),
     }
 }

@@ -23,6 +23,8 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
         Device::Cpu => {
             x.contiguous()?.apply_op3_no_bwd(weight, bias, &GroupNormOp { groups, eps, after, arch: Arch::new() })
         }
+        #[cfg(feature = "cuda")]
+        _ if super::cuda::takes(x) => super::cuda::group_norm(x, weight, bias, groups, eps, after),
         _ => group_norm_plain(x, weight, bias, groups, eps, after),
     }
 }

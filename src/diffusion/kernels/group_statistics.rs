@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -13,8 +13,18 @@ use super::values;
 #[derive(Clone, Debug)]
 pub struct GroupStatistics {
     groups: usize,
-    /// Sample by sample, group by group.
-    each: Vec<(f32, f32)>,
+    each: Each,
+}
+
+#[derive(Clone, Debug)]
+enum Each {
+    /// On a CPU, sample by sample, group by group.
+    Held(Vec<(f32, f32)>),
+    /// On another device, both (N, groups, 1): to read them here would be to wait for all that the device was asked for.
+    Elsewhere { mean: Tensor, scale: Tensor },
+    /// To be taken where the map is normalised: it is in one piece, and a kernel does both.
+    #[cfg(feature = "cuda")]
+    ToBeTaken { eps: f64 },
 }
 
 /// Of a map (N, C, H, W) in bands (N, C, rows, W), from top to bottom: at least one. On a CPU they are, to the bit, what
@@ -24,6 +34,10 @@ pub fn group_statistics(bands: &[&Tensor], groups: usize, eps: f64) -> Result<Gr
     let (samples, channels, _, _) = first.dims4()?;
     if channels % groups != 0 {
         bail!("group norm of {channels} channels in {groups} groups");
+    }
+    #[cfg(feature = "cuda")]
+    if bands.len() == 1 && super::cuda::takes(first) {
+        return Ok(GroupStatistics { groups, each: Each::ToBeTaken { eps } });
     }
     if !matches!(first.device(), Device::Cpu) {
         return group_statistics_plain(bands, groups, eps);
@@ -39,7 +53,7 @@ pub fn group_statistics(bands: &[&Tensor], groups: usize, eps: f64) -> Result<Gr
         let parts = parts(&numbers, samples * channels, span * (channels / groups)..(span + 1) * (channels / groups));
         arch.dispatch(MeanAndScale { parts: &parts, eps })
     });
-    Ok(GroupStatistics { groups, each: spans.collect() })
+    Ok(GroupStatistics { groups, each: Each::Held(spans.collect()) })
 }
 
 /// The same by the tensor library's own operations.
@@ -47,23 +61,15 @@ fn group_statistics_plain(bands: &[&Tensor], groups: usize, eps: f64) -> Result<
     let samples = bands[0].dim(0)?;
     let flat = |band: &Tensor| band.reshape((samples, groups, band.elem_count() / (samples * groups)));
     let count = bands.iter().map(|band| band.elem_count()).sum::<usize>() / (samples * groups);
-    let mut means = vec![0f64; samples * groups];
-    let add = |sums: &mut Vec<f64>, band: Tensor| -> Result<()> {
-        let part = band.sum(D::Minus1)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part) / count as f64);
-        Ok(())
+    let mean_of = |term: &dyn Fn(Tensor) -> Result<Tensor>| -> Result<Tensor> {
+        let sums = bands.iter().map(|band| term(flat(band)?)?.sum_keepdim(D::Minus1));
+        let total = sums.reduce(|total, sum| total? + sum?).unwrap_or_else(|| bail!("group statistics of no map"))?;
+        total / count as f64
     };
-    for band in bands {
-        add(&mut means, flat(band)?)?;
-    }
-    let means: Vec<f32> = means.into_iter().map(|mean| mean as f32).collect();
-    let centre = Tensor::from_slice(&means, (samples, groups, 1), bands[0].device())?;
-    let mut variances = vec![0f64; samples * groups];
-    for band in bands {
-        add(&mut variances, flat(band)?.broadcast_sub(&centre)?.sqr()?)?;
-    }
-    let scale = |variance: f64| (1.0 / (variance + eps).sqrt()) as f32;
-    Ok(GroupStatistics { groups, each: means.into_iter().zip(variances.into_iter().map(scale)).collect() })
+    let mean = mean_of(&Ok)?;
+    let variance = mean_of(&|band| band.broadcast_sub(&mean)?.sqr())?;
+    let scale = (variance + eps)?.sqrt()?.recip()?;
+    Ok(GroupStatistics { groups, each: Each::Elsewhere { mean, scale } })
 }
 
 /// The numbers of some planes (sample times channel), in their order in a whole map.
@@ -80,36 +86,37 @@ pub fn group_normalised(
     bias: &Tensor,
     after: After,
 ) -> Result<Tensor> {
-    match band.device() {
-        Device::Cpu => {
-            let op = NormalisedOp { statistics: statistics.clone(), after };
+    let groups = statistics.groups;
+    match &statistics.each {
+        Each::Held(each) => {
+            let op = NormalisedOp { groups, each: each.clone(), after };
             band.contiguous()?.apply_op3_no_bwd(weight, bias, &op)
         }
-        _ => group_normalised_plain(band, statistics, weight, bias, after),
+        Each::Elsewhere { mean, scale } => group_normalised_plain(band, (mean, scale), (weight, bias), after),
+        #[cfg(feature = "cuda")]
+        Each::ToBeTaken { eps } => super::cuda::group_norm(band, weight, bias, groups, *eps, after),
     }
 }
 
-/// The same by the tensor library's own operations.
+/// The same by the tensor library's own operations; mean and scale: (N, groups, 1).
 fn group_normalised_plain(
     band: &Tensor,
-    GroupStatistics { groups, each }: &GroupStatistics,
-    weight: &Tensor,
-    bias: &Tensor,
+    (mean, scale): (&Tensor, &Tensor),
+    (weight, bias): (&Tensor, &Tensor),
     after: After,
 ) -> Result<Tensor> {
     let (n, c, h, w) = band.dims4()?;
-    let of_groups = |number: fn(&(f32, f32)) -> f32| {
-        Tensor::from_vec(each.iter().map(number).collect::<Vec<f32>>(), (n, *groups, 1), band.device())
-    };
-    let flat = band.reshape((n, *groups, c / groups * h * w))?;
-    let normed = flat.broadcast_sub(&of_groups(|each| each.0)?)?.broadcast_mul(&of_groups(|each| each.1)?)?;
+    let groups = mean.dim(1)?;
+    let flat = band.reshape((n, groups, c / groups * h * w))?;
+    let normed = flat.broadcast_sub(mean)?.broadcast_mul(scale)?;
     let out = normed.reshape((n, c, h, w))?.broadcast_mul(&weight.reshape((1, c, 1, 1))?)?;
     let out = out.broadcast_add(&bias.reshape((1, c, 1, 1))?)?;
     if after == After::Silu { out.silu() } else { Ok(out) }
 }
 
 struct NormalisedOp {
-    statistics: GroupStatistics,
+    groups: usize,
+    each: Vec<(f32, f32)>,
     after: After,
 }
 
@@ -130,7 +137,7 @@ impl CustomOp3 for NormalisedOp {
         let (x, shape) = (values(x, x_layout)?, x_layout.shape());
         let (weight, bias) = (values(weight, weight_layout)?, values(bias, bias_layout)?);
         let (samples, channels, _, _) = shape.dims4()?;
-        let GroupStatistics { groups, each } = &self.statistics;
+        let Self { groups, each, .. } = self;
         if channels % groups != 0 || each.len() != samples * groups {
             bail!("group norm of {shape:?} by {} statistics in {groups} groups", each.len());
         }
@@ -249,13 +256,12 @@ mod tests {
             let plain = group_statistics_plain(&bands, groups, 1e-6)?;
             for after in [After::Nothing, After::Silu] {
                 let whole = group_norm(&x, &weight, &bias, groups, 1e-6, after)?;
-                let each = |by: fn(&Tensor, &GroupStatistics, &Tensor, &Tensor, After) -> Result<Tensor>,
-                            statistics| {
-                    let parts = bands.iter().map(|band| by(band, statistics, &weight, &bias, after));
+                let each = |statistics| {
+                    let parts = bands.iter().map(|band| group_normalised(band, statistics, &weight, &bias, after));
                     Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 2)
                 };
-                assert!(bits(&each(group_normalised, &statistics)?) == bits(&whole), "{shape:?} {after:?}");
-                super::super::assert_close("plain", &each(group_normalised_plain, &plain)?, &whole, 2e-6);
+                assert!(bits(&each(&statistics)?) == bits(&whole), "{shape:?} {after:?}");
+                super::super::assert_close("plain", &each(&plain)?, &whole, 2e-6);
             }
         }
         Ok(())

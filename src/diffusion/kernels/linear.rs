@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::sums::{PANEL, add_product, side_by_side};
-use super::{ALONE, values};
+use super::{ALONE, bias_or_zeros, values};
 
 /// Rows of one task: what they and some panels hold stays in a second-level cache.
 const TASK_ROWS: usize = 64;
@@ -15,36 +15,52 @@ const TASK_ROWS: usize = 64;
 pub struct PackedLinear {
     /// On a CPU (outputs / 16 rounded up, inputs, 16), else (outputs, inputs).
     weight: Tensor,
+    /// Zeros where the layer has none.
     bias: Tensor,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "zeros are added where that is as fast"))]
+    has_bias: bool,
     packed: bool,
 }
 
 impl PackedLinear {
-    /// weight: (outputs, inputs), bias: (outputs,). In f32 on a CPU the weights are copied into their packed order; other
+    /// weight: (outputs, inputs), bias: (outputs,) or none. In f32 on a CPU the weights are copied into their packed order; other
     /// devices and types take the tensor library's product.
-    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (has_bias, bias) = (bias.is_some(), bias_or_zeros(bias, &weight)?);
         let packed = matches!(weight.device(), Device::Cpu) && weight.dtype() == DType::F32;
         let weight = if packed { pack(&weight)? } else { weight };
-        Ok(Self { weight, bias, packed })
+        Ok(Self { weight, bias, has_bias, packed })
     }
 
     /// x: (..., inputs) -> (..., outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if self.packed {
-            x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &LinearOp { arch: Arch::new() })
-        } else {
-            linear_plain(x, &self.weight, &self.bias)
+            return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &LinearOp { arch: Arch::new() });
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::takes(x) {
+            let out = product(x, &self.weight)?;
+            if self.has_bias {
+                super::cuda::add_bias(&out, &self.bias, 1)?;
+            }
+            return Ok(out);
+        }
+        linear_plain(x, &self.weight, &self.bias)
     }
 }
 
 /// The same by the tensor library's own operations; weight: (outputs, inputs).
 pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    product(x, weight)?.broadcast_add(bias)
+}
+
+/// `x W^T`.
+fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let inputs = shape.pop().unwrap_or(1);
     let rows: usize = shape.iter().product();
     shape.push(weight.dim(0)?);
-    x.reshape((rows, inputs))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(shape)
+    x.reshape((rows, inputs))?.matmul(&weight.t()?)?.reshape(shape)
 }
 
 /// (outputs, inputs) -> (panels, inputs, 16): sixteen outputs' weights for one input side by side, zeros after the last.
@@ -185,7 +201,7 @@ mod tests {
     fn a_row_is_the_same_alone() -> Result<()> {
         let layer = PackedLinear::new(
             Tensor::randn(0f32, 1.0, (100, 700), &Device::Cpu)?,
-            Tensor::randn(0f32, 1.0, 100, &Device::Cpu)?,
+            Some(Tensor::randn(0f32, 1.0, 100, &Device::Cpu)?),
         )?;
         let x = Tensor::randn(0f32, 1.0, (203, 700), &Device::Cpu)?;
         let together = layer.forward(&x)?;

@@ -1,12 +1,14 @@
-//! Fast CPU primitives behind safe functions, each beside its plain twin and tested against it.
+//! Fast primitives behind safe functions, each beside its plain twin and tested against it: on CPUs, and on NVIDIA GPUs (`cuda`).
 //!
-//! Knows no networks. Other devices take the plain twin. Every number is a sum whose terms are added in an order of its own,
+//! Knows no networks. What no kernel takes, the plain twin does. On a CPU: Every number is a sum whose terms are added in an order of its own,
 //! so its bits depend neither on the other samples of a batch nor on the number of threads. How much memory computations take is
 //! counted here too (`memory`).
 
 mod attention;
 mod bands;
 mod conv2d;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod exp;
 mod geglu;
 mod group_norm;
@@ -25,7 +27,7 @@ pub use linear::{PackedLinear, linear_plain};
 pub use memory::with_memory_taken;
 pub use transposed::{transposed, transposed_plain};
 
-use candle_core::{CpuStorage, Device, Layout, Result, bail};
+use candle_core::{CpuStorage, Device, Layout, Result, Tensor, bail};
 
 /// Products up to which a kernel works on the calling thread: handing work to others costs some microseconds.
 const ALONE: usize = 1 << 19;
@@ -41,6 +43,24 @@ pub fn among_workers<T: Send>(device: &Device, run: impl FnOnce() -> T + Send) -
         }
         _ => run(),
     }
+}
+
+/// A layer's bias, or zeros for each output of its weight (outputs, ...).
+fn bias_or_zeros(bias: Option<Tensor>, weight: &Tensor) -> Result<Tensor> {
+    bias.map_or_else(|| Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device()), Ok)
+}
+
+/// x: (N, C, H, W) with `offsets` (N, C) added to each pixel. x is used up: on a GPU the sum takes its place.
+///
+/// # Errors
+/// Other shapes.
+pub fn with_offsets(x: Tensor, offsets: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::takes(&x) && x.is_contiguous() && x.dims()[..2] == *offsets.dims() {
+        cuda::add_bias(&x, &offsets.contiguous()?, x.dim(2)? * x.dim(3)?)?;
+        return Ok(x);
+    }
+    x.broadcast_add(&offsets.unsqueeze(2)?.unsqueeze(3)?)
 }
 
 /// The numbers of a contiguous f32 tensor.
@@ -66,8 +86,8 @@ fn levels() -> Vec<pulp::Arch> {
 }
 
 #[cfg(test)]
-fn assert_close(what: &str, fast: &candle_core::Tensor, plain: &candle_core::Tensor, tolerance: f32) {
-    let number = |x: candle_core::Result<candle_core::Tensor>| x.and_then(|x| x.to_scalar::<f32>()).expect("a number");
+fn assert_close(what: &str, fast: &Tensor, plain: &Tensor, tolerance: f32) {
+    let number = |x: Result<Tensor>| x.and_then(|x| x.to_scalar::<f32>()).expect("a number");
     let worst = number((fast - plain).and_then(|d| d.abs()?.max_all()));
     let range = number(plain.abs().and_then(|x| x.max_all()));
     assert!(worst <= tolerance * range, "{what}: {worst} of {range}");

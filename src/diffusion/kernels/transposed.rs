@@ -13,6 +13,8 @@ const AT_ONCE: usize = 1 << 15;
 pub fn transposed(x: &Tensor) -> Result<Tensor> {
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => x.contiguous()?.apply_op1_no_bwd(&TransposedOp),
+        #[cfg(feature = "cuda")]
+        _ if super::cuda::takes(x) => super::cuda::transposed(x),
         _ => transposed_plain(x),
     }
 }

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use serde_json::Value;
 
 use super::adapted::Adapters;
+use super::devices::open;
 use super::{ControlNets, Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
 use crate::diffusion::weights::{Changes, Checkpoint, LoraLibrary};
 use crate::domain::{DeviceSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
@@ -220,16 +220,4 @@ const STABLE_DIFFUSION_XL: &[&str] =
 /// What `_class_name` may say.
 pub fn supported_classes() -> Vec<&'static str> {
     [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat()
-}
-
-fn open(spec: DeviceSpec) -> Result<Device> {
-    match spec {
-        DeviceSpec::Cpu => Ok(Device::Cpu),
-        DeviceSpec::Cuda(_) if !candle_core::utils::cuda_is_available() => Err(Error::Device {
-            device: spec.to_string(),
-            reason: "this binary was built without the feature `cuda`".to_owned(),
-        }),
-        DeviceSpec::Cuda(number) => Device::new_cuda(number)
-            .map_err(|error| Error::Device { device: spec.to_string(), reason: error.to_string() }),
-    }
 }

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::NUMBERS_AT_ONCE;
 use super::coder::{Decoder, Encoder};
+use super::numbers_at_once;
 use crate::diffusion::kernels::among_workers;
 use crate::diffusion::models::layers::Conv2d;
 use crate::diffusion::models::{Result, require};
@@ -159,7 +159,7 @@ impl AutoencoderKl {
             post_quant_conv: conv(config.use_post_quant_conv, latents, "post_quant_conv")?,
             decoder: Decoder::load(&config, &w.pp("decoder"))?,
             config,
-            at_once: NUMBERS_AT_ONCE,
+            at_once: numbers_at_once(w.device()),
         })
     }
 

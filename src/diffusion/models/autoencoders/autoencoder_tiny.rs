@@ -208,7 +208,7 @@ impl TinyDecoder {
                 at += 2;
             }
         }
-        Ok(Self { config, layers, at_once: super::NUMBERS_AT_ONCE })
+        Ok(Self { config, layers, at_once: super::numbers_at_once(w.device()) })
     }
 
     /// What it was built from.

@@ -140,8 +140,6 @@ impl Conv2d {
 }
 
 fn packed(weight: Tensor, bias: Option<Tensor>, window: Window) -> Result<Arc<kernels::PackedConv2d>> {
-    let none = || Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device());
-    let bias = bias.map_or_else(none, Ok)?;
     Ok(Arc::new(kernels::PackedConv2d::new(weight, bias, window.stride, window.padding)?))
 }
 

@@ -100,8 +100,6 @@ impl Linear {
 }
 
 fn packed(weight: Tensor, bias: Option<Tensor>) -> Result<Arc<kernels::PackedLinear>> {
-    let none = || Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device());
-    let bias = bias.map_or_else(none, Ok)?;
     Ok(Arc::new(kernels::PackedLinear::new(weight, bias)?))
 }
 

@@ -18,7 +18,7 @@ pub use time::{guidance_embedding, timestep_embedding};
 
 use candle_core::{Result, Tensor};
 
-pub use crate::diffusion::kernels::{geglu, scaled_dot_product, transposed};
+pub use crate::diffusion::kernels::{geglu, scaled_dot_product, transposed, with_offsets};
 
 /// An activation function by its name in config.json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::diffusion::models;
 use crate::diffusion::models::adapters::{LayerMut, Visit};
-use crate::diffusion::models::layers::{Bands, Conv2d, GroupNorm, Linear, convolved_rows};
+use crate::diffusion::models::layers::{Bands, Conv2d, GroupNorm, Linear, convolved_rows, with_offsets};
 use crate::diffusion::weights::{self, Weights};
 
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl ResnetBlock {
     pub(in crate::diffusion::models) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
         let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
-            h = h.broadcast_add(&proj.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
+            h = with_offsets(h, &proj.forward(time)?)?;
         }
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         match &self.conv_shortcut {

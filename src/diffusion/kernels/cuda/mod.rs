@@ -1,0 +1,84 @@
+//! The same primitives on NVIDIA GPUs, in f32, f16 and bf16; sums are taken in f32 whatever the type.
+//!
+//! The kernels (`*.cu`) are compiled by the driver's compiler when the first of them is called, for the GPU that is there: no toolkit
+//! and no list of architectures is needed to build. Products of matrices are cuBLAS's, convolutions cuDNN's (feature `cudnn`), or
+//! the tensor library's without it. Every function has its plain twin in the parent module.
+
+mod attention;
+#[cfg(feature = "cudnn")]
+mod conv2d;
+mod group_norm;
+mod maps;
+mod program;
+#[cfg(test)]
+mod tests;
+
+pub(super) use attention::{attention, takes_attention};
+#[cfg(feature = "cudnn")]
+pub(super) use conv2d::conv2d;
+pub(super) use group_norm::group_norm;
+pub(super) use maps::{add_bias, geglu, transposed};
+
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr};
+use candle_core::cuda_backend::{CudaDType, CudaStorage};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
+use half::{bf16, f16};
+
+/// A type that kernels are written for.
+pub(super) trait Number: CudaDType + DeviceRepr + WithDType {
+    /// As the kernels call it.
+    const NUMBER: &'static str;
+}
+
+impl Number for f32 {
+    const NUMBER: &'static str = "32";
+}
+
+impl Number for f16 {
+    const NUMBER: &'static str = "16";
+}
+
+impl Number for bf16 {
+    const NUMBER: &'static str = "17";
+}
+
+/// Runs a generic function for the type that a storage has.
+macro_rules! by_type {
+    ($storage:expr, $run:ident ( $($argument:expr),* )) => {
+        match candle_core::backend::BackendStorage::dtype($storage) {
+            candle_core::DType::F32 => $run::<f32>($($argument),*),
+            candle_core::DType::F16 => $run::<half::f16>($($argument),*),
+            candle_core::DType::BF16 => $run::<half::bf16>($($argument),*),
+            dtype => candle_core::bail!("no kernel for {dtype:?} on a GPU"),
+        }
+    };
+}
+use by_type;
+
+/// Whether a tensor is where, and of a type that, these kernels take.
+pub(super) fn takes(x: &Tensor) -> bool {
+    matches!(x.device(), Device::Cuda(_)) && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// The numbers of a contiguous tensor.
+fn numbers<'a, T: Number>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(storage.as_cuda_slice::<T>()?.slice(from..to)),
+        None => bail!("a kernel takes contiguous tensors"),
+    }
+}
+
+/// Whether 16 bytes can be read at once from each multiple of that on.
+fn is_aligned<T>(layout: &Layout) -> bool {
+    (layout.start_offset() * size_of::<T>()).is_multiple_of(16)
+}
+
+/// Numbers in 16 bytes.
+const fn at_once<T>() -> usize {
+    16 / size_of::<T>()
+}
+
+/// What the operations here answer on a CPU.
+fn only_on_a_gpu(name: &str) -> Result<(CpuStorage, Shape)> {
+    bail!("{name} is for GPUs alone. This is a bug in kernels.")
+}
