@@ -65,7 +65,8 @@ def stage_tables(stages):
 def served_table(served):
     in_turn, together = served.get("in_turn"), served.get("together")
     yield f"### Served in {served['dtype']}"
-    yield f"{served['picture']}. The server was ready {served['start_s']:.1f} s after its start."
+    ready = f" The server was ready {served['start_s']:.1f} s after its start." if "start_s" in served else ""
+    yield f"{served['picture']}.{ready}"
     rows = []
 
     def row(in_flight, who, one, latency=True):
