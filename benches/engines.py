@@ -1,4 +1,4 @@
-"""The two engines that against_diffusers.py compares, each behind the same few methods."""
+"""The two engines that against_diffusers.py and on_gpu.py compare, each behind the same few methods."""
 
 import io
 import itertools
@@ -46,6 +46,7 @@ class Picture:
         defaults = json.loads((model / "darkroom.json").read_text())["defaults"]
         self.width, self.height = defaults["width"], defaults["height"]
         self.steps, self.guidance_scale = defaults["steps"], defaults["guidance_scale"]
+        self.prompt = PROMPT
 
     def __str__(self):
         return f"{self.width}x{self.height}, {self.steps} steps of `{SAMPLER}`, guidance {self.guidance_scale:g}"
@@ -53,15 +54,16 @@ class Picture:
     def flags(self):
         """The same for `darkroom`."""
         named = {"width": self.width, "height": self.height, "steps": self.steps, "guidance-scale": self.guidance_scale,
-                 "sampler": SAMPLER, "prompt": PROMPT}
+                 "sampler": SAMPLER, "prompt": self.prompt}
         return [text for name, value in named.items() for text in (f"--{name}", str(value))]
 
 
 class Darkroom:
     """The release binary. Every measurement is a process of its own, which loads the model and warms up before it measures."""
 
-    def __init__(self, binary, model, picture):
+    def __init__(self, binary, model, picture, device="cpu", dtype=None):
         self.binary, self.model, self.picture = binary.resolve(), model.resolve(), picture
+        self.place = ["--device", device, *(["--dtype", dtype] if dtype else [])]
         # Settings of whoever calls must not change what is measured.
         self.environment = {name: value for name, value in os.environ.items()
                             if not name.startswith("DARKROOM_") and name != "RAYON_NUM_THREADS"}
@@ -79,10 +81,14 @@ class Darkroom:
     def time_ms(self, stage, size, threads, repeats, warmup):
         """What each repeat of one stage took."""
         counted = "--rows" if stage == "unet" else "--pictures"
-        report = self.run("bench", "engine", "--json", "--model", self.model, "--stages", stage, counted, size,
-                          "--repeats", repeats, "--warmup", warmup, *self.picture.flags(), threads=threads)
-        (measured,) = json.loads(report)["stages"]
+        (measured,) = self.stages([stage], repeats, warmup, counted, size, threads=threads)
         return measured["ms"]
+
+    def stages(self, stages, repeats, warmup, *counted, threads=None):
+        """What one process says of several stages and sizes: `stage`, `rows` or `pictures`, and `ms` of each repeat."""
+        report = self.run("bench", "engine", "--json", "--model", self.model, *self.place, "--stages", ",".join(stages), *counted,
+                          "--repeats", repeats, "--warmup", warmup, *self.picture.flags(), threads=threads)
+        return json.loads(report)["stages"]
 
     def processor_ms(self, stage, size, repeats):
         """Processor time of one run on one thread: what many more of them add to a process."""
@@ -95,8 +101,8 @@ class Darkroom:
     def pictures(self, seed, count):
         """`count` pictures of one request, whose seeds are `seed`, `seed + 1`, ..., as arrays of bytes."""
         with tempfile.TemporaryDirectory() as folder:
-            self.run("generate", "--model", self.model, "--seed", seed, "--num-images", count, *self.picture.flags(),
-                     "--output", Path(folder) / "out.png")
+            self.run("generate", "--model", self.model, *self.place, "--seed", seed, "--num-images", count,
+                     *self.picture.flags(), "--output", Path(folder) / "out.png")
             names = ["out.png"] if count == 1 else [f"out-{index}.png" for index in range(count)]
             return [np.asarray(Image.open(Path(folder) / name).convert("RGB")) for name in names]
 
@@ -116,7 +122,10 @@ class Darkroom:
                 yield Server(self, process, line.split()[-1])
             finally:
                 process.terminate()
-                process.wait(60)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 class Server:
@@ -152,29 +161,39 @@ class Server:
 
 
 class Diffusers:
-    """The same folder by diffusers, float32 on the CPU, in this process, as `from_pretrained` gives it."""
+    """The same folder by diffusers, in this process, as `from_pretrained` gives it."""
 
-    def __init__(self, model, picture):
+    def __init__(self, model, picture, device="cpu", dtype=torch.float32):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         transformers.logging.disable_progress_bar()
-        self.picture = picture
-        self.pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, safety_checker=None)
+        self.picture, self.device, self.dtype = picture, device, dtype
+        self.pipe = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, safety_checker=None).to(device)
         self.pipe.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
+
+    def use_dtype(self, dtype):
+        self.dtype = dtype
+        self.pipe.to(dtype=dtype)
+
+    def noise(self, seeds):
+        """Latents to begin from, a picture for each seed: drawn in float32 on the CPU, as Darkroom's are, whatever computes."""
+        factor, drawn = self.pipe.vae_scale_factor, self.picture
+        shape = 1, self.pipe.unet.config.in_channels, drawn.height // factor, drawn.width // factor
+        latents = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.cat(latents).to(self.device, self.dtype)
 
     def stage(self, stage, size):
         """A function that runs one stage; its inputs are made here."""
         pipe, drawn = self.pipe, self.picture
-        text = lambda: pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
-        factor, channels = pipe.vae_scale_factor, pipe.unet.config.in_channels
-        latents = torch.randn(size, channels, drawn.height // factor, drawn.width // factor,
-                              generator=torch.Generator().manual_seed(1))
+        text = lambda: pipe.encode_prompt(drawn.prompt, self.device, 1, False)[0]
+        latents = self.noise(range(1, 1 + size))
         if stage == "text":
             return text
         if stage == "unet":
             pipe.scheduler.set_timesteps(drawn.steps)
-            timesteps = torch.tensor(list(itertools.islice(itertools.cycle(pipe.scheduler.timesteps.tolist()), size)))
+            timesteps = list(itertools.islice(itertools.cycle(pipe.scheduler.timesteps.tolist()), size))
+            timesteps = torch.tensor(timesteps, device=self.device)
             hidden_states = text().repeat(size, 1, 1)
             return lambda: pipe.unet(latents, timesteps, hidden_states, return_dict=False)[0]
         if stage == "vae":
@@ -190,12 +209,16 @@ class Diffusers:
         """What each repeat of one stage took."""
         self.use_threads(threads)
         work = self.stage(stage, size)
+        # A GPU works on after a call has returned.
+        wait = torch.cuda.synchronize if self.device.startswith("cuda") else lambda: None
         for _ in range(warmup):
             work()
         took = []
         for _ in range(repeats):
+            wait()
             began = time.perf_counter()
             work()
+            wait()
             took.append((time.perf_counter() - began) * 1e3)
         return took
 
@@ -209,9 +232,9 @@ class Diffusers:
     def draw(self, seed, count):
         """`count` pictures with seeds from `seed` on, evaluated together."""
         drawn = self.picture
-        generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
-        return self.pipe(PROMPT, width=drawn.width, height=drawn.height, num_inference_steps=drawn.steps,
-                         guidance_scale=drawn.guidance_scale, num_images_per_prompt=count, generator=generators).images
+        return self.pipe(drawn.prompt, width=drawn.width, height=drawn.height, num_inference_steps=drawn.steps,
+                         guidance_scale=drawn.guidance_scale, num_images_per_prompt=count,
+                         latents=self.noise(range(seed, seed + count))).images
 
     def pictures(self, seed, count):
         """The same as arrays of bytes."""

@@ -1,8 +1,9 @@
-"""What against_diffusers.py found, as the Markdown of docs/benchmarks.md."""
+"""What against_diffusers.py found, as the Markdown of docs/benchmarks.md, and what the other scripts' tables have in common."""
 
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -61,7 +62,8 @@ def versions(darkroom):
     # PyTorch still calls it by its old name.
     onednn = re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
     onednn = f"oneDNN {onednn[1]}" if onednn else "without oneDNN"
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()[1:2]
+    rustc = shutil.which("rustc")
+    rustc = subprocess.run([rustc, "--version"], capture_output=True, text=True).stdout.split()[1:2] if rustc else []
     return {"Darkroom": f"{darkroom.version()} (release build{', Rust ' + rustc[0] if rustc else ''})",
             "PyTorch": f"{torch.__version__} ({onednn})", "diffusers": diffusers.__version__,
             "transformers": transformers.__version__, "Python": platform.python_version()}
@@ -176,9 +178,9 @@ def document(found):
     return "\n\n".join(parts)
 
 
-def write(path, text, script):
+def write(path, text, script, what="numbers"):
     """Replaces what stands between the marks of a script, named by its path in the repository."""
-    mark = f"<!-- numbers: written by {script} -->"
+    mark = f"<!-- {what}: written by {script} -->"
     before, begin, rest = path.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
