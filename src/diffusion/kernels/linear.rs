@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::sums::{PANEL, add_product, side_by_side};
-use super::{ALONE, values};
+use super::{ALONE, values, widened};
 
 /// Rows of one task: what they and some panels hold stays in a second-level cache.
 const TASK_ROWS: usize = 64;
@@ -44,7 +44,8 @@ pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor
     let inputs = shape.pop().unwrap_or(1);
     let rows: usize = shape.iter().product();
     shape.push(weight.dim(0)?);
-    x.reshape((rows, inputs))?.matmul(&weight.t()?)?.broadcast_add(bias)?.reshape(shape)
+    let product = widened(&x.reshape((rows, inputs))?)?.matmul(&widened(weight)?.t()?)?;
+    product.broadcast_add(&widened(bias)?)?.to_dtype(x.dtype())?.reshape(shape)
 }
 
 /// (outputs, inputs) -> (panels, inputs, 16): sixteen outputs' weights for one input side by side, zeros after the last.
