@@ -9,7 +9,7 @@ use serde_json::{Value, to_value};
 use crate::config::{Fault, ModelFile, Settings};
 use crate::diffusion::pipelines::{self, Changes, ControlNets, Introduced, ModelSource};
 use crate::dispatch::workers::{Loads, ServedModel};
-use crate::domain::{ModelId, ModelLoad};
+use crate::domain::{DtypeSpec, ModelId, ModelLoad};
 
 /// Stands in `models.serve` for every described and found model that is not named otherwise.
 const ALL_OTHERS: &str = "*";
@@ -119,6 +119,8 @@ struct Catalog {
     embeddings: Option<PathBuf>,
     /// The same.
     controlnets: ControlNets,
+    /// The same.
+    dtype: DtypeSpec,
 }
 
 impl Catalog {
@@ -139,7 +141,9 @@ impl Catalog {
         match repeated(models.iter().map(|known| &known.source)) {
             Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
             None => {
-                Ok(Self { models, embeddings: Self::embeddings(settings)?, controlnets: Self::controlnets(settings)? })
+                let (embeddings, controlnets) = (Self::embeddings(settings)?, Self::controlnets(settings)?);
+                let dtype = settings.workers.dtype.parse().map_err(|error| format!("workers.dtype: {error}"))?;
+                Ok(Self { models, embeddings, controlnets, dtype })
             }
         }
     }
@@ -162,8 +166,9 @@ impl Catalog {
         }
     }
 
-    /// The model with the embeddings and ControlNets of every model.
+    /// The model with what every model has: embeddings, ControlNets, a dtype.
     fn embedded(&self, mut source: ModelSource) -> ModelSource {
+        source.dtype = self.dtype;
         source.controlnets = self.controlnets.clone();
         source.changes.embeddings.extend(self.embeddings.clone());
         source

@@ -14,8 +14,8 @@ use crate::app::{Seams, engine_options, model_source};
 use crate::diffusion::engine::{Drawing, EngineEvent, draw_with};
 use crate::diffusion::pipelines;
 use crate::domain::{
-    DeviceSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, Limits, ModelInfo, RefinerDraft, RequestDraft,
-    SizeConditioningDraft,
+    DeviceSpec, DtypeSpec, FieldError, GenerationRequest, HiresDraft, ImageFormat, Limits, ModelInfo, RefinerDraft,
+    RequestDraft, SizeConditioningDraft,
 };
 use crate::images;
 use crate::service::{LoraShelf, hash_loras};
@@ -124,6 +124,9 @@ pub(super) struct GenerateArgs {
     /// cpu, cuda:0, ...
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
+    /// What the denoising network computes in: auto, f32, f16 or bf16. auto: f32 on cpu, f16 on cuda:N.
+    #[arg(long, default_value_t)]
+    dtype: DtypeSpec,
     /// The file; .png, .jpg, .jpeg or .webp. Several pictures: out-0.png, out-1.png, ...
     #[arg(short, long, default_value = "out.png")]
     output: PathBuf,
@@ -172,7 +175,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<(), String> {
     let NamedLoras { drafts, shelf } = loras::read(&args.loras, &settings)?;
     let load = |flag: &str, name: &str| {
         let mut source = model_source(&settings, name).map_err(|error| format!("{flag}: {error}"))?;
-        source.loras = shelf.0.clone();
+        (source.loras, source.dtype) = (shelf.0.clone(), args.dtype);
         pipelines::load(&source, args.device).map_err(|error| error.to_string())
     };
     let mut models = vec![load("--model", &args.model)?];

@@ -122,10 +122,13 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_with_its_key() {
-        let faults = with_file("[server]\nlisten = \"nowhere\"\n[workers]\ndevices = [\"tpu\"]\npolicy = \"x\"\n")
-            .expect_err("faulty");
+        let faults = with_file(
+            "[server]\nlisten = \"nowhere\"\n[workers]\ndevices = [\"tpu\"]\ndtype = \"fp8\"\npolicy = \"x\"\n",
+        )
+        .expect_err("faulty");
         let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
-        assert_eq!(keys, ["server.listen", "workers.policy", "workers.devices"]);
+        assert_eq!(keys, ["server.listen", "workers.policy", "workers.devices", "workers.dtype"]);
+        assert!(faults[3].message.contains("`fp8`") && faults[3].message.contains("`bf16`"), "{}", faults[3]);
         let unknown = with_file("[server]\nlissten = \"x\"\n").expect_err("unknown key");
         assert!(unknown[0].to_string().contains("lissten"), "{}", unknown[0]);
     }

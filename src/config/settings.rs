@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{KeySettings, keys};
-use crate::domain::{BatchingPolicy, DeviceSpec, Limits, ModelLoad};
+use crate::domain::{BatchingPolicy, DeviceSpec, DtypeSpec, Limits, ModelLoad};
 use crate::telemetry::LogFormat;
 
 /// All settings.
@@ -151,6 +151,8 @@ impl Default for QueueSettings {
 pub struct WorkerSettings {
     /// One worker a device: `cpu`, `cuda:0`, ...
     pub devices: Vec<String>,
+    /// What denoising networks compute in: `auto`, `f32`, `f16` or `bf16`.
+    pub dtype: String,
     /// How batches are made up: `continuous` or `grouped`.
     pub policy: String,
     /// Most rows of one forward (a guided picture has two).
@@ -175,6 +177,7 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             devices: vec!["cpu".to_owned()],
+            dtype: DtypeSpec::Auto.to_string(),
             policy: BatchingPolicy::Continuous.name().to_owned(),
             max_rows: 32,
             max_row_pixels: 1 << 23,
@@ -246,6 +249,9 @@ impl Settings {
             if let Err(message) = device.parse::<DeviceSpec>() {
                 check(false, "workers.devices", message);
             }
+        }
+        if let Err(message) = self.workers.dtype.parse::<DtypeSpec>() {
+            check(false, "workers.dtype", message);
         }
         check(!self.models.serve.is_empty(), "models.serve", "is empty; name at least one model".to_owned());
         let most = self.limits.max_controls;

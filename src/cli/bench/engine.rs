@@ -11,7 +11,7 @@ use crate::cli::generate::validated;
 use crate::cli::{ServeArgs, say};
 use crate::diffusion::engine::{EngineOptions, Stages};
 use crate::diffusion::pipelines;
-use crate::domain::{DeviceSpec, GenerationRequest, ModelInfo, RequestDraft};
+use crate::domain::{DeviceSpec, DtypeSpec, GenerationRequest, ModelInfo, RequestDraft};
 
 /// Flags of `bench engine`.
 #[derive(Debug, Args)]
@@ -22,6 +22,9 @@ pub(super) struct EngineArgs {
     /// cpu, cuda:0, ...
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
+    /// What the denoising network computes in: auto, f32, f16 or bf16. auto: f32 on cpu, f16 on cuda:N.
+    #[arg(long, default_value_t)]
+    dtype: DtypeSpec,
     /// What to measure; several with commas.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Stage::Text, Stage::Unet, Stage::Vae, Stage::Picture])]
     stages: Vec<Stage>,
@@ -78,6 +81,8 @@ enum Stage {
 struct Report {
     model: String,
     device: String,
+    /// What the network computed in: f32, f16 or bf16.
+    dtype: &'static str,
     width: u32,
     height: u32,
     steps: u32,
@@ -101,7 +106,8 @@ struct Measured {
 
 pub(super) fn bench(args: EngineArgs) -> Result<(), String> {
     let settings = ServeArgs::default().settings()?;
-    let source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
+    let mut source = model_source(&settings, &args.model).map_err(|error| format!("--model: {error}"))?;
+    source.dtype = args.dtype;
     let pipeline = pipelines::load(&source, args.device).map_err(|error| error.to_string())?;
     let requests: Vec<GenerationRequest> = args
         .pictures
@@ -195,6 +201,7 @@ impl Report {
         Self {
             model: model.id.to_string(),
             device: args.device.to_string(),
+            dtype: args.dtype.on(args.device).name(),
             width: request.width(),
             height: request.height(),
             steps: request.steps(),
@@ -206,9 +213,11 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let Self { model, device, width, height, steps, sampler, guidance_scale, .. } = self;
+        let Self { model, device, dtype, width, height, steps, sampler, guidance_scale, .. } = self;
         let mut lines = vec![
-            format!("{model} on {device}, {width}x{height}, {steps} steps of {sampler}, guidance {guidance_scale}"),
+            format!(
+                "{model} on {device} in {dtype}, {width}x{height}, {steps} steps of {sampler}, guidance {guidance_scale}"
+            ),
             format!("{:<20}{:>10}{:>10}{:>10}", "milliseconds", "min", "median", "max"),
         ];
         for Measured { stage, rows, pictures, ms } in &self.stages {

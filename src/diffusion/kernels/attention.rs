@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::exp::exp;
 use super::sums::{PANEL, add_product, side_by_side};
-use super::{ALONE, values};
+use super::{ALONE, values, widened};
 
 /// Scores of one task, about: they stay in a second-level cache.
 const SCORES: usize = 1 << 16;
@@ -65,13 +65,15 @@ fn plain(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>
         x.reshape((n, tokens, heads, width / heads))?.transpose(1, 2)?.contiguous()
     };
     let scale = 1.0 / ((width / heads) as f64).sqrt();
-    let scores = (split(q)? * scale)?.matmul(&split(k)?.transpose(2, 3)?)?;
+    let dtype = q.dtype();
+    let (q, k, v) = (widened(&split(q)?)?, widened(&split(k)?)?, widened(&split(v)?)?);
+    let scores = (q * scale)?.matmul(&k.transpose(2, 3)?)?;
     let scores = match mask {
-        Some(mask) => scores.broadcast_add(mask)?,
+        Some(mask) => scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?,
         None => scores,
     };
     let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((n, queries, width))
+    weights.matmul(&v)?.to_dtype(dtype)?.transpose(1, 2)?.reshape((n, queries, width))
 }
 
 struct AttentionOp {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::bands::{Band, Geometry, Places};
 use super::sums::{PANEL, ROWS, add_shifted, side_by_side};
-use super::{ALONE, bias_or_zeros, values};
+use super::{ALONE, bias_or_zeros, values, widened};
 
 /// Numbers that are laid out at a time, over all threads (16 MiB).
 const LAID_OUT: usize = 1 << 22;
@@ -87,7 +87,8 @@ impl PackedConv2d {
 
 /// The same by the tensor library's own operations; weight: (outputs, inputs, k, k).
 pub fn conv2d_plain(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    x.conv2d(weight, padding, stride, 1, 1)?.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?)
+    let map = widened(x)?.conv2d(&widened(weight)?, padding, stride, 1, 1)?;
+    map.broadcast_add(&widened(bias)?.reshape((1, bias.dim(0)?, 1, 1))?)?.to_dtype(x.dtype())
 }
 
 /// (outputs, inputs, k, k) -> (blocks, inputs * k * k, 8): eight outputs' weights for one input side by side, zeros after

@@ -1,6 +1,6 @@
 //! Group normalisation in two passes over the data, with SiLU in the second.
 
-use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -19,8 +19,8 @@ pub enum After {
 /// x: (N, C, ...), weight and bias: (C,) -> the shape of x. Each group of C / `groups` channels of each row is brought
 /// to mean 0 and variance 1 (biased, plus `eps`), then scaled and moved per channel.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, after: After) -> Result<Tensor> {
-    match x.device() {
-        Device::Cpu => {
+    match (x.device(), x.dtype()) {
+        (Device::Cpu, DType::F32) => {
             x.contiguous()?.apply_op3_no_bwd(weight, bias, &GroupNormOp { groups, eps, after, arch: Arch::new() })
         }
         #[cfg(feature = "cuda")]
@@ -29,7 +29,8 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
     }
 }
 
-/// The same by the tensor library's own operations.
+/// The same by the tensor library's own operations. Computed in f32 whatever the dtype of x, as PyTorch does: sums over a group
+/// are beyond half precision.
 pub fn group_norm_plain(
     x: &Tensor,
     weight: &Tensor,
@@ -39,13 +40,14 @@ pub fn group_norm_plain(
     after: After,
 ) -> Result<Tensor> {
     let (n, c) = (x.dim(0)?, x.dim(1)?);
-    let flat = x.reshape((n, groups, x.elem_count() / (n * groups)))?;
+    let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
+    let flat = x.to_dtype(DType::F32)?.reshape((n, groups, x.elem_count() / (n * groups)))?;
     let centred = flat.broadcast_sub(&flat.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?.reshape((n, c, x.elem_count() / (n * c)))?;
     let out = normed.broadcast_mul(&weight.reshape((1, c, 1))?)?.broadcast_add(&bias.reshape((1, c, 1))?)?;
     let out = out.reshape(x.shape())?;
-    if after == After::Silu { out.silu() } else { Ok(out) }
+    if after == After::Silu { out.silu()? } else { out }.to_dtype(x.dtype())
 }
 
 struct GroupNormOp {

@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::sums::{PANEL, add_product, side_by_side};
-use super::{ALONE, bias_or_zeros, values};
+use super::{ALONE, bias_or_zeros, values, widened};
 
 /// Rows of one task: what they and some panels hold stays in a second-level cache.
 const TASK_ROWS: usize = 64;
@@ -51,7 +51,7 @@ impl PackedLinear {
 
 /// The same by the tensor library's own operations; weight: (outputs, inputs).
 pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    product(x, weight)?.broadcast_add(bias)
+    product(&widened(x)?, &widened(weight)?)?.broadcast_add(&widened(bias)?)?.to_dtype(x.dtype())
 }
 
 /// `x W^T`.

@@ -27,7 +27,7 @@ pub use linear::{PackedLinear, linear_plain};
 pub use memory::with_memory_taken;
 pub use transposed::{transposed, transposed_plain};
 
-use candle_core::{CpuStorage, Device, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 /// Products up to which a kernel works on the calling thread: handing work to others costs some microseconds.
 const ALONE: usize = 1 << 19;
@@ -68,6 +68,15 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((from, to))) => Ok(&values[from..to]),
         _ => bail!("this kernel takes contiguous f32"),
+    }
+}
+
+/// On a CPU as f32, else as it is: the tensor library's CPU side has no convolution in bf16, and sums in half precision what GPUs
+/// sum in f32.
+fn widened(x: &Tensor) -> Result<Tensor> {
+    match (x.device(), x.dtype()) {
+        (Device::Cpu, DType::F16 | DType::BF16) => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! A low-rank term is computed beside its layer, `y = layer(x) + scale * up(down(x))`, as PEFT does where nothing is merged. LoHa
 //! and LoKr are multiplied out into a term of the layer's own size. Nothing is ever subtracted again: a network without
-//! adapters is another copy of the layers, over the same weights.
+//! adapters is another copy of the layers, over the same weights. Terms are multiplied out in f32 and then held in the dtype of
+//! their layer.
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::Result;
 use super::layers::{Conv2d, Linear, Sides, Window};
@@ -61,7 +62,7 @@ pub fn adapt(
     network.each_layer(&mut |mut layer| {
         let names = names(layer.name(), &original);
         let Some(found) = lora.layer(target, &names) else { return Ok(()) };
-        let term = Builder { lora: &found, layer: &layer.shape(), scale, device };
+        let term = Builder { lora: &found, layer: &layer.shape(), scale, device, dtype: layer.dtype() };
         applied.bytes += term.add_to(&mut layer)?;
         applied.layers.insert((target, found.name().to_owned()));
         Ok(())
@@ -93,6 +94,13 @@ impl LayerMut<'_> {
         }
     }
 
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Linear(linear) => linear.dtype(),
+            Self::Conv2d(conv) => conv.dtype(),
+        }
+    }
+
     fn shape(&self) -> Shape {
         match self {
             Self::Linear(linear) => Shape { sides: linear.sides(), window: Window::PIXEL },
@@ -107,6 +115,8 @@ struct Builder<'a> {
     layer: &'a Shape,
     scale: f64,
     device: &'a Device,
+    /// Of the layer.
+    dtype: DType,
 }
 
 impl Builder<'_> {
@@ -159,7 +169,7 @@ impl Builder<'_> {
             true => lora.get(LoraPart::UpBias, &[outputs])?,
             false => self.zeros(outputs)?,
         };
-        let bytes = [Some(&down), mid.as_ref(), Some(&up)].into_iter().flatten().map(size).sum();
+        let bytes = [Some(&down), mid.as_ref(), Some(&up)].into_iter().flatten().map(|tensor| self.size(tensor)).sum();
         if self.scale == 0.0 {
             return Ok(0);
         }
@@ -169,9 +179,14 @@ impl Builder<'_> {
                 // A middle over one pixel is a matrix more.
                 let mid = mid.map(|mid| mid.reshape((inner, rank))).transpose()?;
                 let up = mid.map_or(Ok(up.clone()), |mid| up.matmul(&mid))?;
-                linear.add_low_rank(down.reshape((rank, inputs))?, (up, bias), scale)?;
+                let (down, up) = (self.rounded(&down.reshape((rank, inputs))?)?, self.rounded(&up)?);
+                linear.add_low_rank(down, (up, self.rounded(&bias)?), scale)?;
             }
-            LayerMut::Conv2d(conv) => conv.add_low_rank((down, mid), (up, bias), scale)?,
+            LayerMut::Conv2d(conv) => {
+                let mid = mid.map(|mid| self.rounded(&mid)).transpose()?;
+                let (down, up) = (self.rounded(&down)?, self.rounded(&up)?);
+                conv.add_low_rank((down, mid), (up, self.rounded(&bias)?), scale)?;
+            }
         }
         Ok(bytes)
     }
@@ -252,20 +267,36 @@ impl Builder<'_> {
             return Ok(0);
         }
         let Shape { sides: Sides { inputs, outputs }, window: Window { kernel: k, .. } } = *self.layer;
+        let weight = self.rounded(weight)?;
         match layer {
             LayerMut::Linear(linear) => linear.add_whole(weight.clone())?,
             LayerMut::Conv2d(conv) => conv.add_whole(weight.reshape((outputs, inputs, k, k))?)?,
         }
-        Ok(size(weight))
+        Ok(self.size(&weight))
+    }
+
+    /// A finished part of the term, as the layer holds it.
+    fn rounded(&self, part: &Tensor) -> Result<Tensor> {
+        if self.dtype != DType::F32 {
+            // Rounding keeps the order: where the greatest is finite, all are.
+            let greatest = part.abs()?.max_all()?;
+            let rounded = greatest.to_dtype(self.dtype)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            if rounded.is_infinite() {
+                let (value, dtype) = (greatest.to_scalar::<f32>()?, self.dtype.as_str());
+                return Err(self.lora.fault(format!("comes to {value}, which {dtype} cannot hold; f32 can")).into());
+            }
+        }
+        Ok(part.to_dtype(self.dtype)?)
+    }
+
+    /// What a part takes once it is rounded, in bytes.
+    fn size(&self, part: &Tensor) -> usize {
+        part.elem_count() * self.dtype.size_in_bytes()
     }
 
     fn zeros(&self, count: usize) -> Result<Tensor> {
-        Ok(Tensor::zeros(count, candle_core::DType::F32, self.device)?)
+        Ok(Tensor::zeros(count, DType::F32, self.device)?)
     }
-}
-
-fn size(tensor: &Tensor) -> usize {
-    tensor.elem_count() * tensor.dtype().size_in_bytes()
 }
 
 /// Tucker's decomposition of a convolution: core (r, s, k, k), a (r, p), b (s, q) -> (p, q k k).

@@ -1,8 +1,10 @@
 //! Networks, tensors in and out; built from each checkpoint's own config.json. No sampling, no text, no pictures.
 //!
 //! They reach convolutions, products, attention, norms and activations through [`layers`] alone, so that faster kernels can
-//! take their place beneath. Row i of every output depends on row i of the inputs alone, to the last bit on CPU: a
+//! take their place beneath. Row i of every output depends on row i of the inputs alone, in f32 to the last bit on CPU: a
 //! matrix product may take another path for another number of rows, so `kernels` works sample by sample.
+//!
+//! U-Nets and ControlNets hold their weights in f32, f16 or bf16 and compute in that; what goes in and comes out is f32.
 
 pub mod adapters;
 pub mod autoencoders;

@@ -26,22 +26,29 @@ use crate::domain::{Fragment, PromptSyntax, hex, parse_a1111};
 pub(super) struct Components<'a> {
     pub checkpoint: &'a Checkpoint,
     pub device: &'a Device,
+    /// Of the denoising network. Text encoders and autoencoders are f32: the former take little time, and some of the latter
+    /// overflow in f16, which gives black pictures.
+    pub network: DType,
     opened: RefCell<Vec<Weights>>,
 }
 
 impl<'a> Components<'a> {
-    pub(super) fn of(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
-        Self { checkpoint, device, opened: RefCell::default() }
+    pub(super) fn of(checkpoint: &'a Checkpoint, device: &'a Device, network: DType) -> Self {
+        Self { checkpoint, device, network, opened: RefCell::default() }
     }
 
-    /// The tensors of a part, to be read.
+    /// The tensors of a part, to be read in f32.
     pub(super) fn weights(&self, part: &str) -> Result<Weights> {
-        let weights = self.checkpoint.weights(part, self.device)?;
+        self.weights_in(part, DType::F32)
+    }
+
+    fn weights_in(&self, part: &str, dtype: DType) -> Result<Weights> {
+        let weights = self.checkpoint.weights(part, self.device)?.in_dtype(dtype);
         self.opened.borrow_mut().push(weights.clone());
         Ok(weights)
     }
 
-    /// What these parts take once they are read, in bytes.
+    /// What these parts take once they are read in f32, in bytes.
     pub(super) fn bytes(&self, parts: &[&str]) -> Result<u64> {
         parts.iter().map(|part| Ok(self.checkpoint.weights(part, self.device)?.bytes())).sum()
     }
@@ -74,7 +81,8 @@ impl<'a> Components<'a> {
     }
 
     pub(super) fn unet(&self) -> Result<UNet2DConditionModel> {
-        UNet2DConditionModel::load(self.unet_config()?, &self.weights("unet")?).map_err(self.within("unet"))
+        UNet2DConditionModel::load(self.unet_config()?, &self.weights_in("unet", self.network)?)
+            .map_err(self.within("unet"))
     }
 
     pub(super) fn unet_config(&self) -> Result<UNet2DConditionConfig> {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, DeviceLocation, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use super::{Error, Extra, Released, Result, StepInputs};
 use crate::diffusion::models::unets::{
@@ -14,7 +14,7 @@ use crate::diffusion::weights::Checkpoint;
 use crate::domain::{ControlNetInfo, LatentSpace, ModelInfo};
 use crate::images::RgbImage;
 
-/// A ControlNet on a device.
+/// A ControlNet on a device, in the dtype of the network that it controls.
 #[derive(Debug)]
 pub struct ControlNet {
     model: ControlNetModel,
@@ -35,7 +35,7 @@ impl ControlNet {
         Ok(self.model.embed(&pixels)?)
     }
 
-    /// [`Weights::fingerprint`] of its file.
+    /// [`Weights::fingerprint`] of its file and dtype.
     ///
     /// [`Weights::fingerprint`]: crate::diffusion::weights::Weights::fingerprint
     pub fn fingerprint(&self) -> &str {
@@ -84,6 +84,7 @@ struct Found {
 struct Kept {
     name: String,
     device: DeviceLocation,
+    dtype: DType,
     /// Held while it is loaded, so that whoever wants the same waits, and nobody else.
     net: Arc<Mutex<Option<Arc<ControlNet>>>>,
 }
@@ -150,8 +151,13 @@ impl ControlNets {
         self.0.found.iter().map(about).collect()
     }
 
-    /// The one of this name on a model's device, loaded if it is not there.
-    pub(super) fn get_for(&self, name: &str, model: &ModelInfo, device: &Device) -> Result<Arc<ControlNet>> {
+    /// The one of this name on a model's device, in its network's dtype; loaded if it is not there.
+    pub(super) fn get_for(
+        &self,
+        name: &str,
+        model: &ModelInfo,
+        (device, dtype): (&Device, DType),
+    ) -> Result<Arc<ControlNet>> {
         let fault = |reason: String| Error::Unsupported { file: format!("ControlNet `{name}`"), reason };
         let found = self.0.found.iter().find(|found| found.name == name);
         let found = found.ok_or_else(|| fault("there is none of that name".to_owned()))?;
@@ -159,12 +165,12 @@ impl ControlNets {
         if let Some(misfit) = misfit {
             return Err(fault(format!("it does not fit model `{}`: {misfit}", model.id)));
         }
-        let slot = self.slot(name, device.location());
+        let slot = self.slot(name, (device.location(), dtype));
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(net) = &*slot {
             return Ok(net.clone());
         }
-        let net = Arc::new(found.load(device)?);
+        let net = Arc::new(found.load(device, dtype)?);
         *slot = Some(net.clone());
         Ok(net)
     }
@@ -187,12 +193,13 @@ impl ControlNets {
     }
 
     /// Where the network is or will be; whichever was used longest ago makes room for it.
-    fn slot(&self, name: &str, device: DeviceLocation) -> Arc<Mutex<Option<Arc<ControlNet>>>> {
+    fn slot(&self, name: &str, (device, dtype): (DeviceLocation, DType)) -> Arc<Mutex<Option<Arc<ControlNet>>>> {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.iter().position(|one| one.name == name && one.device == device);
+        let is_it = |one: &Kept| one.name == name && one.device == device && one.dtype == dtype;
+        let known = kept.iter().position(is_it);
         let one = match known {
             Some(at) => kept.remove(at),
-            None => Kept { name: name.to_owned(), device, net: Arc::default() },
+            None => Kept { name: name.to_owned(), device, dtype, net: Arc::default() },
         };
         let slot = one.net.clone();
         kept.push(one);
@@ -236,12 +243,12 @@ impl Found {
         Ok(Self { name: name.to_owned(), checkpoint, component: component.to_owned(), config })
     }
 
-    fn load(&self, device: &Device) -> Result<ControlNet> {
+    fn load(&self, device: &Device, dtype: DType) -> Result<ControlNet> {
         let within =
             |source| Error::Network { file: self.checkpoint.describe(&self.component), source: Box::new(source) };
-        let weights = self.checkpoint.weights(&self.component, device)?;
+        let weights = self.checkpoint.weights(&self.component, device)?.in_dtype(dtype);
         let model = ControlNetModel::load(self.config.clone(), &weights).map_err(within)?;
-        tracing::info!(controlnet = %self.name, device = ?device.location(), "ControlNet loaded");
+        tracing::info!(controlnet = %self.name, device = ?device.location(), dtype = dtype.as_str(), "ControlNet loaded");
         Ok(ControlNet {
             model,
             fingerprint: weights.fingerprint(),

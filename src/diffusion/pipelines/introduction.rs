@@ -1,9 +1,54 @@
 //! What a model tells of itself: its card first, then what its configs say, then what its family is used to. No weights are
 //! needed for it.
 
+use super::Result;
 use super::card::ModelCard;
+use super::components::Components;
 use crate::diffusion::samplers::{SamplingPlan, TrainingSchedule};
-use crate::domain::{LatentSpace, ModelDefaults, ModelId, ModelInfo, SamplerKind, SigmaSchedule};
+use crate::domain::{
+    ComputeDtype, DeviceSpec, DtypeSpec, LatentSpace, ModelDefaults, ModelId, ModelInfo, SamplerKind, SigmaSchedule,
+};
+
+/// What is known of a model that is not loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Introduced {
+    /// What it will tell of itself.
+    pub info: ModelInfo,
+    pub(super) weights: WeightBytes,
+}
+
+impl Introduced {
+    /// About what [`Pipeline::bytes`] will be on a device: tensors that it does not use are counted too.
+    ///
+    /// [`Pipeline::bytes`]: super::Pipeline::bytes
+    pub fn bytes(&self, device: DeviceSpec) -> u64 {
+        let WeightBytes { network, others, dtype } = self.weights;
+        network / ComputeDtype::F32.size_bytes() * dtype.on(device).size_bytes() + others
+    }
+
+    pub(super) fn in_dtype(mut self, dtype: DtypeSpec) -> Self {
+        self.weights.dtype = dtype;
+        self
+    }
+}
+
+/// What weights take, told from their headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WeightBytes {
+    /// Of the denoising network, were it f32.
+    network: u64,
+    /// Of the parts that are f32.
+    others: u64,
+    /// Of the network.
+    dtype: DtypeSpec,
+}
+
+impl WeightBytes {
+    pub(super) fn of(components: &Components<'_>, network: &str, others: &[&str]) -> Result<Self> {
+        let (network, others) = (components.bytes(&[network])?, components.bytes(others)?);
+        Ok(Self { network, others, dtype: DtypeSpec::default() })
+    }
+}
 
 /// What a family knows of its checkpoint.
 pub(super) struct Introduction<'a> {

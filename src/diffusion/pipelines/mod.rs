@@ -21,9 +21,11 @@ pub use crate::diffusion::weights::{Changes, LoraLibrary};
 pub use adapted::Adapted;
 pub use conditioning::{Conditioning, Prompt, PromptEmbeds, PromptSide, StepInputs, StepRow};
 pub use controlnets::{Control, ControlNet, ControlNets};
+pub use introduction::Introduced;
+use introduction::WeightBytes;
 pub use latents::EncodedPicture;
 pub use prompt_cache::{PromptCache, PromptLookups};
-pub use registry::{Introduced, ModelPlace, ModelSource, introduce, load, supported_classes};
+pub use registry::{ModelPlace, ModelSource, introduce, load, supported_classes};
 pub use scan::{Found, scan};
 pub use stable_diffusion::StableDiffusion;
 pub use stable_diffusion_xl::StableDiffusionXl;
@@ -86,11 +88,11 @@ pub trait Pipeline: Send + Sync {
     /// [`Error::Lora`]: a LoRA that there is none of, that is damaged, or that does not fit the model.
     fn adapted(self: Arc<Self>, loras: &[Lora]) -> Result<Adapted>;
 
-    /// Tells its networks' numbers from those of other files under the same name, LoRAs left out: the same wherever the same
-    /// files are loaded.
+    /// Tells its networks' numbers from those of other files under the same name and of another dtype, LoRAs left out: the same
+    /// wherever the same files are loaded in the same dtype.
     fn fingerprint(&self) -> &str;
 
-    /// Memory that it holds on its device: all weights, as they were loaded. What drawing takes besides is not counted.
+    /// Memory that it holds on its device: all weights in the dtype they were loaded in. What drawing takes besides is not counted.
     fn bytes(&self) -> u64;
 
     /// Memory that is held on its device besides.

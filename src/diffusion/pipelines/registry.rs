@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::DType;
 use serde_json::Value;
 
 use super::adapted::Adapters;
 use super::devices::open;
-use super::{ControlNets, Error, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
+use super::{ControlNets, Error, Introduced, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
 use crate::diffusion::weights::{Changes, Checkpoint, LoraLibrary};
-use crate::domain::{DeviceSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
+use crate::domain::{ComputeDtype, DeviceSpec, DtypeSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
 
 /// A model, where it comes from, and what its operator says of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,8 @@ pub struct ModelSource {
     pub controlnets: ControlNets,
     /// The LoRAs that requests to it may name.
     pub loras: LoraLibrary,
+    /// What its denoising network and the ControlNets beside it compute in; text encoders and autoencoders stay f32.
+    pub dtype: DtypeSpec,
 }
 
 /// Where a model's files are.
@@ -41,9 +44,13 @@ pub enum ModelPlace {
 impl ModelSource {
     /// A folder or file of this name, as it is.
     pub fn at(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        let (id, place) = (ModelId::new(id), ModelPlace::Path(path.into()));
+        Self::of(ModelId::new(id), ModelPlace::Path(path.into()))
+    }
+
+    fn of(id: ModelId, place: ModelPlace) -> Self {
         let (controlnets, loras) = (ControlNets::default(), LoraLibrary::default());
-        Self { id, place, config: None, changes: Changes::default(), controlnets, loras }
+        let (changes, dtype) = (Changes::default(), DtypeSpec::default());
+        Self { id, place, config: None, changes, controlnets, loras, dtype }
     }
 
     /// Whether it is inside the binary.
@@ -57,9 +64,7 @@ impl ModelSource {
     /// A text that is none of them.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         if builtin::checkpoint(text).is_some() {
-            let (id, place) = (ModelId::new(text), ModelPlace::Embedded(text.to_owned()));
-            let (controlnets, loras) = (ControlNets::default(), LoraLibrary::default());
-            return Ok(Self { id, place, config: None, changes: Changes::default(), controlnets, loras });
+            return Ok(Self::of(ModelId::new(text), ModelPlace::Embedded(text.to_owned())));
         }
         let path = PathBuf::from(text);
         let whole = path.canonicalize().ok().filter(|path| path.is_dir() || path.is_file());
@@ -103,15 +108,6 @@ impl ModelSource {
     }
 }
 
-/// What is known of a model that is not loaded.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Introduced {
-    /// What it will tell of itself.
-    pub info: ModelInfo,
-    /// About what [`Pipeline::bytes`] will be: tensors that it does not use are counted too.
-    pub bytes: u64,
-}
-
 /// Looks at a model without loading it: reads its configurations and the headers of its weights.
 ///
 /// # Errors
@@ -125,10 +121,11 @@ pub fn introduce(source: &ModelSource) -> Result<Introduced> {
         Family::StableDiffusionXl => StableDiffusionXl::introduce(id, &index, &checkpoint, &source.controlnets)?,
     };
     check_defaults(&introduced.info)?;
-    Ok(introduced)
+    Ok(introduced.in_dtype(source.dtype))
 }
 
-/// Loads a model onto a device; its family is what `model_index.json` says in `_class_name`.
+/// Loads a model onto a device, its denoising network in what [`ModelSource::dtype`] is there; its family is what
+/// `model_index.json` says in `_class_name`.
 ///
 /// # Errors
 /// The first fault of its files, naming file and tensor or key; a family or device that is not supported.
@@ -136,20 +133,20 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let files = source.files();
     let checkpoint = source.checkpoint()?;
     let (index, family) = family(&checkpoint)?;
-    let device = open(device)?;
+    let (device, dtype) = (open(device)?, dtype_of(source.dtype.on(device)));
     let (id, adapters) = (source.id.clone(), Adapters::of(source.loras.clone()));
     let controlnets = source.controlnets.clone();
     // Files that were changed meanwhile may have been read in part.
     let read = || files.filter(|files| source.files().as_ref() == Some(files));
     let pipeline: Arc<dyn Pipeline> = match &family {
         Family::StableDiffusion(class) => {
-            let mut loaded = StableDiffusion::load(id, class, &checkpoint, (device, adapters))?;
+            let mut loaded = StableDiffusion::load(id, class, &checkpoint, (device, dtype, adapters))?;
             loaded.control_by(controlnets);
             loaded.loaded_from(read());
             Arc::new(loaded)
         }
         Family::StableDiffusionXl => {
-            let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, (device, adapters))?;
+            let mut loaded = StableDiffusionXl::load(id, &index, &checkpoint, (device, dtype, adapters))?;
             loaded.control_by(controlnets);
             loaded.loaded_from(read());
             Arc::new(loaded)
@@ -220,4 +217,12 @@ const STABLE_DIFFUSION_XL: &[&str] =
 /// What `_class_name` may say.
 pub fn supported_classes() -> Vec<&'static str> {
     [STABLE_DIFFUSION, STABLE_DIFFUSION_XL].concat()
+}
+
+fn dtype_of(dtype: ComputeDtype) -> DType {
+    match dtype {
+        ComputeDtype::F32 => DType::F32,
+        ComputeDtype::F16 => DType::F16,
+        ComputeDtype::Bf16 => DType::BF16,
+    }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelSource;
 use super::registry::ModelPlace;
-use crate::domain::hex;
+use crate::domain::{DtypeSpec, hex};
 
 /// Files of one model that are looked at; a folder that has more is not a model's alone.
 const MOST_FILES: usize = 10_000;
@@ -16,11 +16,14 @@ const MOST_FILES: usize = 10_000;
 const MOST_DEPTH: usize = 8;
 
 impl ModelSource {
-    /// Tells all files that it would be loaded from now, and what its operator says of it, from others: lower-case hex SHA-256,
-    /// of their names, sizes and times of change. `None` where that cannot be told.
+    /// Tells all files that it would be loaded from now, and what its operator says of it, its dtype among that, from others:
+    /// lower-case hex SHA-256, of their names, sizes and times of change. `None` where that cannot be told.
     pub fn files(&self) -> Option<String> {
         let mut told =
             Told { text: format!("{} {:?} {:?} {:?}", self.id, self.place, self.config, self.changes), files: 0 };
+        if self.dtype != DtypeSpec::Auto {
+            told.text += &format!(" {}", self.dtype);
+        }
         let place = match &self.place {
             ModelPlace::Path(path) => Some(path),
             ModelPlace::Embedded(_) => None,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::adapted::{Adapted, Adapters};
 use super::components::{Components, TextReader, room};
@@ -12,7 +12,7 @@ use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown, shown};
 use super::{
     Conditioning, ControlNet, ControlNets, EncodedPicture, Extras, Introduced, Pipeline, Prompt, PromptEmbeds,
-    PromptSide, Released, Result, StepInputs,
+    PromptSide, Released, Result, StepInputs, WeightBytes,
 };
 use crate::diffusion::models::text_encoders::{ClipTextConfig, ClipTextModel};
 use crate::diffusion::models::unets::{UNet2DConditionConfig, UNet2DConditionModel, UNetInputs};
@@ -42,7 +42,7 @@ impl std::fmt::Debug for StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Loads every component of the folder.
+    /// Loads every component of the folder, the U-Net in this dtype and the others in f32.
     ///
     /// # Errors
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
@@ -51,10 +51,10 @@ impl StableDiffusion {
         id: ModelId,
         class: &str,
         checkpoint: &Checkpoint,
-        (device, adapters): (Device, Arc<Adapters>),
+        (device, dtype, adapters): (Device, DType, Arc<Adapters>),
     ) -> Result<Self> {
         let hashing = checkpoint.hashing();
-        let components = Components::of(checkpoint, &device);
+        let components = Components::of(checkpoint, &device, dtype);
         let text = components.text("text_encoder", "tokenizer")?;
         let unet = components.unet()?;
         let latents = LatentFormat::load(&components, &components.card()?)?;
@@ -76,13 +76,14 @@ impl StableDiffusion {
         checkpoint: &Checkpoint,
         controlnets: &ControlNets,
     ) -> Result<Introduced> {
-        let components = Components::of(checkpoint, &Device::Cpu);
+        let components = Components::of(checkpoint, &Device::Cpu, DType::F32);
         let (text, unet, vae) =
             (components.text_config("text_encoder")?, components.unet_config()?, components.vae_configs()?);
         let (mut info, _) = Self::outline(id, class, &components, (&text, &unet, vae.space()))?;
         info.controlnets = controlnets.for_model(&unet, &vae.space());
-        let bytes = components.bytes(&[&["text_encoder", "unet"], vae.parts()].concat())?;
-        Ok(Introduced { info, bytes })
+        let others = [&["text_encoder"], vae.parts()].concat();
+        let weights = WeightBytes::of(&components, "unet", &others)?;
+        Ok(Introduced { info, weights })
     }
 
     /// Whether the components fit each other, what they make together, and how it was trained.
@@ -229,7 +230,7 @@ impl Pipeline for StableDiffusion {
     }
 
     fn controlnet(&self, name: &str) -> Result<Arc<ControlNet>> {
-        self.controlnets.get_for(name, &self.info, &self.device)
+        self.controlnets.get_for(name, &self.info, (&self.device, self.unet.dtype()))
     }
 
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {

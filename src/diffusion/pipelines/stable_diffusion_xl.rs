@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use serde_json::Value;
 
 use super::adapted::{Adapted, Adapters};
@@ -14,7 +14,7 @@ use super::introduction::Introduction;
 use super::latents::{LatentFormat, Shown, shown};
 use super::{
     Conditioning, ControlNet, ControlNets, EncodedPicture, Extras, Introduced, Pipeline, Prompt, PromptEmbeds,
-    PromptSide, Released, Result, StepInputs,
+    PromptSide, Released, Result, StepInputs, WeightBytes,
 };
 use crate::diffusion::models::text_encoders::{
     ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextOutput,
@@ -57,7 +57,7 @@ impl std::fmt::Debug for StableDiffusionXl {
 }
 
 impl StableDiffusionXl {
-    /// Loads every component of the folder, whose `model_index.json` is `index`.
+    /// Loads every component of the folder, whose `model_index.json` is `index`, the U-Net in this dtype and the others in f32.
     ///
     /// # Errors
     /// The first fault: a missing or malformed file, a missing or misshapen tensor, a configuration value that is not
@@ -66,10 +66,10 @@ impl StableDiffusionXl {
         id: ModelId,
         index: &Value,
         checkpoint: &Checkpoint,
-        (device, adapters): (Device, Arc<Adapters>),
+        (device, dtype, adapters): (Device, DType, Arc<Adapters>),
     ) -> Result<Self> {
         let hashing = checkpoint.hashing();
-        let components = Components::of(checkpoint, &device);
+        let components = Components::of(checkpoint, &device, dtype);
         let text = has_first(index).then(|| components.text("text_encoder", "tokenizer")).transpose()?;
         let text_2 = components.text_with_projection("text_encoder_2", "tokenizer_2")?;
         let unet = components.unet()?;
@@ -106,15 +106,15 @@ impl StableDiffusionXl {
         checkpoint: &Checkpoint,
         controlnets: &ControlNets,
     ) -> Result<Introduced> {
-        let components = Components::of(checkpoint, &Device::Cpu);
+        let components = Components::of(checkpoint, &Device::Cpu, DType::F32);
         let text = has_first(index).then(|| components.text_config("text_encoder")).transpose()?;
         let text_2 = components.text_config("text_encoder_2")?;
         let (unet, vae) = (components.unet_config()?, components.vae_configs()?);
         let (mut info, _) = Self::outline(id, index, &components, ((text.as_ref(), &text_2), &unet, vae.space()))?;
         let first: &[&str] = if has_first(index) { &["text_encoder"] } else { &[] };
-        let bytes = components.bytes(&[first, &["text_encoder_2", "unet"], vae.parts()].concat())?;
+        let weights = WeightBytes::of(&components, "unet", &[first, &["text_encoder_2"], vae.parts()].concat())?;
         info.controlnets = controlnets.for_model(&unet, &vae.space());
-        Ok(Introduced { info, bytes })
+        Ok(Introduced { info, weights })
     }
 
     /// Whether the components fit each other, what they make together, and how it was trained.
@@ -314,7 +314,7 @@ impl Pipeline for StableDiffusionXl {
     }
 
     fn controlnet(&self, name: &str) -> Result<Arc<ControlNet>> {
-        self.controlnets.get_for(name, &self.info, &self.device)
+        self.controlnets.get_for(name, &self.info, (&self.device, self.unet.dtype()))
     }
 
     fn denoise(&self, inputs: &StepInputs<'_>) -> Result<Tensor> {

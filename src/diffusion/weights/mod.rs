@@ -104,6 +104,20 @@ pub enum Error {
         /// The first of its kind, counted in the order of storage.
         index: usize,
     },
+    /// A tensor holds a number that the dtype it is read in has no place for.
+    #[error("{file}: tensor `{tensor}` holds {value} at index {index}, which {dtype} cannot hold; f32 can")]
+    Overflow {
+        /// Which file.
+        file: String,
+        /// Full name.
+        tensor: String,
+        /// It.
+        value: f32,
+        /// The first of its kind, counted in the order of storage.
+        index: usize,
+        /// `f16` or `bf16`.
+        dtype: &'static str,
+    },
     /// The device did not take it.
     #[error("cannot place tensor `{tensor}` of {file} on the device: {reason}")]
     Device {

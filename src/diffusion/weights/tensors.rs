@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{Device, Shape, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 
@@ -94,14 +94,13 @@ struct Files {
     read: AtomicU64,
 }
 
-/// Bytes of a number once it is read: whatever it is stored as, it is read as f32.
-const NUMBER: usize = size_of::<f32>();
-
 /// The tensors of one component below a name prefix; cloning is cheap.
 #[derive(Clone)]
 pub struct Weights {
     files: Arc<Files>,
     prefix: String,
+    /// Of the tensors that are given, whatever they are stored as.
+    dtype: DType,
 }
 
 /// A tensor that was found: where it stands, and how it is seen.
@@ -124,14 +123,25 @@ impl Weights {
             }
         }
         let files = Files { shards, index, names, device: device.clone(), read: AtomicU64::new(0) };
-        Ok(Self { files: Arc::new(files), prefix: String::new() })
+        Ok(Self { files: Arc::new(files), prefix: String::new(), dtype: DType::F32 })
+    }
+
+    /// The same weights, with tensors given in this dtype: F32, F16 or BF16. F32 where nobody says.
+    #[must_use]
+    pub fn in_dtype(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    /// The dtype of the tensors that are given.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The weights one name further down.
     #[must_use]
     pub fn pp(&self, part: impl Display) -> Self {
         let dot = if self.prefix.is_empty() { "" } else { "." };
-        Self { files: self.files.clone(), prefix: format!("{}{dot}{part}", self.prefix) }
+        Self { prefix: format!("{}{dot}{part}", self.prefix), ..self.clone() }
     }
 
     /// The name that all names here begin with, as networks ask for it.
@@ -149,17 +159,21 @@ impl Weights {
         &self.files.device
     }
 
-    /// What the component's tensors take once they are read, in bytes; told from the headers.
+    /// What the component's tensors take once they are read in this dtype, in bytes; told from the headers.
     pub fn bytes(&self) -> u64 {
         let is_of_it = |tensor: &&TensorInfo| self.files.names.as_ref().is_none_or(|names| names.holds(&tensor.name));
         let tensors = self.files.shards.iter().flat_map(|shard| &shard.header.tensors).filter(is_of_it);
-        tensors.map(|tensor| (tensor.elements() * NUMBER) as u64).sum()
+        tensors.map(|tensor| (tensor.elements() * self.dtype.size_in_bytes()) as u64).sum()
     }
 
     /// Tells these files' numbers from others, whatever the files are called and when they were written: SHA-256 over each
-    /// tensor's name, type, shape and first bytes, in hex. Over all bytes it would take as long as reading them.
+    /// tensor's name, type, shape and first bytes, in hex. Over all bytes it would take as long as reading them. Numbers
+    /// that are rounded to another dtype than F32 are others too.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
+        if self.dtype != DType::F32 {
+            hash.update(self.dtype.as_str());
+        }
         for shard in &self.files.shards {
             for TensorInfo { name, dtype, shape, bytes } in &shard.header.tensors {
                 hash.update(format!("{name:?}{dtype:?}{shape:?}"));
@@ -198,10 +212,11 @@ impl Weights {
         }
     }
 
-    /// One tensor as f32, of exactly this shape.
+    /// One tensor of exactly this shape, in the dtype of these weights.
     ///
     /// # Errors
-    /// Missing, of another shape, of a dtype other than F32, F16, BF16, or with a number that is not finite.
+    /// Missing, of another shape, stored in a dtype other than F32, F16, BF16, or with a number that is not finite or that
+    /// the dtype of these weights cannot hold.
     pub fn get(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         let Found { shard, info, view } = self
@@ -226,11 +241,25 @@ impl Weights {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite { file, tensor, value: values[index], index });
         }
+        if let Some(index) = values.iter().position(|value| overflows(*value, self.dtype)) {
+            let dtype = self.dtype.as_str();
+            return Err(Error::Overflow { file, tensor, value: values[index], index, dtype });
+        }
         if let (View::Transposed, [rows, columns]) = (view, shape.dims()) {
             values = (0..rows * columns).map(|at| values[at % columns * rows + at / columns]).collect();
         }
-        self.files.read.fetch_add((values.len() * NUMBER) as u64, Ordering::Relaxed);
+        self.files.read.fetch_add((values.len() * self.dtype.size_in_bytes()) as u64, Ordering::Relaxed);
         let failed = |error: candle_core::Error| Error::Device { file, tensor, reason: error.to_string() };
-        Tensor::from_vec(values, shape, &self.files.device).map_err(failed)
+        let placed = Tensor::from_vec(values, shape, &self.files.device);
+        placed.and_then(|tensor| tensor.to_dtype(self.dtype)).map_err(failed)
+    }
+}
+
+/// Whether a finite number is infinite once it is rounded to this dtype.
+fn overflows(value: f32, dtype: DType) -> bool {
+    match dtype {
+        DType::F16 => f16::from_f32(value).is_infinite(),
+        DType::BF16 => bf16::from_f32(value).is_infinite(),
+        _ => false,
     }
 }

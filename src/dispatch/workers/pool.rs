@@ -90,7 +90,7 @@ fn collection(
     let bytes = |model: &ServedModel| match &model.loads {
         // Known once it is loaded, which comes first.
         Loads::AtStart => 0,
-        Loads::AtFirstUse(introduced) => introduced.bytes,
+        Loads::AtFirstUse(introduced) => introduced.bytes(device),
     };
     let models = models.iter().map(|model| (model.id.clone(), bytes(model))).collect();
     Collection::new((device, budget), models, loader.clone(), (parts.hub.clone(), parts.metrics.clone()))

@@ -115,9 +115,11 @@ async fn a_body_that_the_server_refuses_and_a_server_that_is_not_there_are_told(
 fn the_engine_alone_reports_every_stage() {
     let mut command = darkroom();
     command.args(["bench", "engine", "--json", "--width", "32", "--height", "32", "--steps", "2", "--repeats", "2"]);
-    let output = command.args(["--rows", "1,3", "--pictures", "1,2", "--model"]).arg(tiny_sd()).output().unwrap();
+    command.args(["--rows", "1,3", "--pictures", "1,2", "--dtype", "bf16", "--model"]);
+    let output = command.arg(tiny_sd()).output().unwrap();
     let report = report(&output);
     assert_eq!((&report["model"], &report["steps"]), (&"tiny-sd".into(), &2.into()));
+    assert_eq!(report["dtype"], "bf16");
     let stages = report["stages"].as_array().unwrap();
     let size = |stage: &Value| stage["rows"].as_u64().or(stage["pictures"].as_u64());
     let names: Vec<_> = stages.iter().map(|stage| (stage["stage"].as_str().unwrap(), size(stage))).collect();

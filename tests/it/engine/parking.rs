@@ -6,7 +6,7 @@ use darkroom::diffusion::batching::BatchCaps;
 use darkroom::diffusion::engine::{Drawing, EngineOptions, ParkedJob};
 use darkroom::diffusion::pipelines::{self, Changes, ModelSource, Pipeline};
 use darkroom::domain::{
-    Artifact, DeviceSpec, GenerationRequest, ImageFormat, JobId, ModelId, RequestDraft, SamplerKind,
+    Artifact, ComputeDtype, DeviceSpec, GenerationRequest, ImageFormat, JobId, ModelId, RequestDraft, SamplerKind,
 };
 use darkroom::images::RgbImage;
 use proptest::prelude::*;
@@ -180,17 +180,20 @@ fn a_state_of_another_request_is_not_used_and_the_job_starts_anew() {
     }
 }
 
-/// What is left of the job would be decoded by another network than what was drawn before.
+/// What is left of the job would be drawn or decoded by other numbers than what was drawn before.
 #[test]
-fn a_state_is_not_used_where_another_autoencoder_or_controlnet_has_the_same_name() {
+fn a_state_is_not_used_where_another_autoencoder_dtype_or_controlnet_has_the_same_name() {
     let own = request(draft("a house", 1));
     let changes = Changes { vae: Some(fixtures().join("tiny-lcm/vae")), ..Changes::default() };
     let changed = ModelSource { changes, ..ModelSource::at("tiny-sd", fixtures().join("tiny-sd")) };
     let changed = pipelines::load(&changed, DeviceSpec::Cpu).unwrap();
+    let dtype = ComputeDtype::F16.into();
+    let half = ModelSource { dtype, ..ModelSource::at("tiny-sd", fixtures().join("tiny-sd")) };
+    let half = pipelines::load(&half, DeviceSpec::Cpu).unwrap();
     let [first, again] = [pipeline("tiny-sd"), pipeline("tiny-sd")];
     assert_eq!(changed.info().sha256, first.info().sha256, "the hash by which people know it is of the U-Net");
     assert_eq!(first.fingerprint(), again.fingerprint());
-    for (pipeline, is_used) in [(changed, false), (again, true)] {
+    for (pipeline, is_used) in [(changed, false), (half, false), (again, true)] {
         let mut stepper = Stepper::new(vec![pipeline], continuous(8), None);
         stepper.resume(&own.clone().into(), parked(&own), 0);
         assert_eq!(!stepper.resumed.is_empty(), is_used);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::Sides;
 use crate::diffusion::kernels;
@@ -14,6 +14,8 @@ pub struct Conv2d {
     base: Arc<kernels::PackedConv2d>,
     sides: Sides,
     window: Window,
+    /// Of its weights.
+    dtype: DType,
     /// As its network calls it.
     name: Arc<str>,
     added: Vec<AddedConv2d>,
@@ -92,7 +94,7 @@ impl Conv2d {
 
     fn of((weight, bias): (Tensor, Option<Tensor>), sides: Sides, window: Window, w: &Weights) -> Self {
         let base = packed(weight, bias, window).expect("shapes were checked. This is a bug in layers.");
-        Self { base, sides, window, name: w.prefix().into(), added: Vec::new() }
+        Self { base, sides, window, dtype: w.dtype(), name: w.prefix().into(), added: Vec::new() }
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').
@@ -113,12 +115,16 @@ impl Conv2d {
         self.sides
     }
 
+    pub(in crate::diffusion::models) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     pub(in crate::diffusion::models) fn window(&self) -> Window {
         self.window
     }
 
     /// Adds `scale * up(mid(down(x)))`, where the last before `up` has this layer's window, and the others look at one pixel.
-    /// down: (rank, inputs, k, k), mid: (inner, rank, k, k), up: (outputs, inner, 1, 1), bias: (outputs,).
+    /// down: (rank, inputs, k, k), mid: (inner, rank, k, k), up: (outputs, inner, 1, 1), bias: (outputs,), all in the layer's dtype.
     pub(in crate::diffusion::models) fn add_low_rank(
         &mut self,
         (down, mid): (Tensor, Option<Tensor>),
@@ -132,7 +138,7 @@ impl Conv2d {
         Ok(())
     }
 
-    /// Adds a convolution (outputs, inputs, k, k) with this layer's window.
+    /// Adds a convolution (outputs, inputs, k, k) with this layer's window, in its dtype.
     pub(in crate::diffusion::models) fn add_whole(&mut self, weight: Tensor) -> Result<()> {
         self.added.push(AddedConv2d::Whole(packed(weight, None, self.window)?));
         Ok(())
@@ -163,10 +169,11 @@ mod tests {
                 base: packed(draw([20, 12, 3, 3])?, None, window)?,
                 sides: Sides { inputs: 12, outputs: 20 },
                 window,
+                dtype: DType::F32,
                 name: "".into(),
                 added: Vec::new(),
             };
-            let none = Tensor::zeros(20, candle_core::DType::F32, &Device::Cpu)?;
+            let none = Tensor::zeros(20, DType::F32, &Device::Cpu)?;
             let (up, mid) = (draw([20, 3, 1, 1])?, draw([3, 4, 3, 3])?);
             layer.add_low_rank((draw([3, 12, 3, 3])?, None), (up.clone(), none.clone()), 0.3)?;
             layer.add_low_rank((draw([4, 12, 1, 1])?, Some(mid)), (up, none), -0.5)?;

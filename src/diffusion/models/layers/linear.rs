@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::diffusion::kernels;
 use crate::diffusion::weights::{self, Weights};
@@ -12,6 +12,8 @@ use crate::diffusion::weights::{self, Weights};
 pub struct Linear {
     base: Arc<kernels::PackedLinear>,
     sides: Sides,
+    /// Of its weights.
+    dtype: DType,
     /// As its network calls it.
     name: Arc<str>,
     added: Vec<AddedLinear>,
@@ -59,7 +61,7 @@ impl Linear {
 
     fn of(weight: Tensor, bias: Option<Tensor>, sides: Sides, w: &Weights) -> Self {
         let base = packed(weight, bias).expect("shapes were checked. This is a bug in layers.");
-        Self { base, sides, name: w.prefix().into(), added: Vec::new() }
+        Self { base, sides, dtype: w.dtype(), name: w.prefix().into(), added: Vec::new() }
     }
 
     /// x: (N, ..., inputs) -> (N, ..., outputs), N samples.
@@ -80,7 +82,11 @@ impl Linear {
         self.sides
     }
 
-    /// Adds `scale * up(down(x))`. down: (rank, inputs), up: (outputs, rank), bias: (outputs,).
+    pub(in crate::diffusion::models) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Adds `scale * up(down(x))`. down: (rank, inputs), up: (outputs, rank), bias: (outputs,), all in the layer's dtype.
     pub(in crate::diffusion::models) fn add_low_rank(
         &mut self,
         down: Tensor,
@@ -92,7 +98,7 @@ impl Linear {
         Ok(())
     }
 
-    /// Adds a product with a matrix (outputs, inputs).
+    /// Adds a product with a matrix (outputs, inputs) in the layer's dtype.
     pub(in crate::diffusion::models) fn add_whole(&mut self, weight: Tensor) -> Result<()> {
         self.added.push(AddedLinear::Whole(packed(weight, None)?));
         Ok(())
@@ -144,10 +150,11 @@ mod tests {
     #[test]
     fn a_row_with_adapters_is_the_same_alone() -> Result<()> {
         let draw = |shape: (usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
-        let zeros = |count: usize| Tensor::zeros(count, candle_core::DType::F32, &Device::Cpu);
+        let zeros = |count: usize| Tensor::zeros(count, DType::F32, &Device::Cpu);
         let mut layer = Linear {
             base: packed(draw((50, 70))?, None)?,
             sides: Sides { inputs: 70, outputs: 50 },
+            dtype: DType::F32,
             name: "".into(),
             added: Vec::new(),
         };

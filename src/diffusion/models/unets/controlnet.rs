@@ -2,7 +2,7 @@
 //! `ControlNetModel`): a U-Net's down path and middle that are shown a picture besides, and say what is to be added to the maps
 //! that the U-Net hands from its down path to its up path.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::blocks::{DownBlock, MidBlock, Told};
 use super::controlnet_config::ControlNetConfig;
@@ -13,7 +13,8 @@ use crate::diffusion::models::Result;
 use crate::diffusion::models::layers::{Activation, Conv2d};
 use crate::diffusion::weights::{self, Weights};
 
-/// Latents, timesteps, text and a picture to what a U-Net's maps have added.
+/// Latents, timesteps, text and a picture to what a U-Net's maps have added. It computes in the dtype of its weights; what it is
+/// told and what it says is f32 all the same.
 #[derive(Debug)]
 pub struct ControlNetModel {
     config: ControlNetConfig,
@@ -25,6 +26,7 @@ pub struct ControlNetModel {
     down_out: Vec<Conv2d>,
     mid: MidBlock,
     mid_out: Conv2d,
+    dtype: DType,
 }
 
 /// What is added to the maps of a U-Net, for N rows.
@@ -58,6 +60,7 @@ impl ControlNetModel {
             mid_out: Conv2d::load(inputs, inputs, 1, &w.pp("controlnet_mid_block"))?,
             config,
             down,
+            dtype: w.dtype(),
         })
     }
 
@@ -68,13 +71,11 @@ impl ControlNetModel {
 
     /// What it makes of a picture, whatever the latents: pictures (N, 3, H, W) f32 in [0, 1], RGB, to (N, C, h, w) f32.
     pub fn embed(&self, pictures: &Tensor) -> Result<Tensor> {
-        match self.config.is_bgr {
-            true => {
-                let turned = Tensor::new(&[2u32, 1, 0], pictures.device())?;
-                Ok(self.embedding.forward(&pictures.index_select(&turned, 1)?)?)
-            }
-            false => Ok(self.embedding.forward(pictures)?),
-        }
+        let turned = match self.config.is_bgr {
+            true => pictures.index_select(&Tensor::new(&[2u32, 1, 0], pictures.device())?, 1)?,
+            false => pictures.clone(),
+        };
+        Ok(self.embedding.forward(&turned.to_dtype(self.dtype)?)?.to_dtype(DType::F32)?)
     }
 
     /// What is added to a U-Net's maps. `embedded`: (N, C, h, w) f32 by [`ControlNetModel::embed`]; `scales`: N, how much of it
@@ -84,8 +85,8 @@ impl ControlNetModel {
     /// Inputs that the configuration asks for and that are not there; a picture of another size than the latents.
     pub fn forward(&self, inputs: &UNetInputs<'_>, embedded: &Tensor, scales: &[f64]) -> Result<ControlNetOutput> {
         let time = self.time.forward(&self.config.unet, inputs)?;
-        let told = Told { time: &time, context: inputs.hidden_states };
-        let mut x = (self.conv_in.forward(inputs.latents)? + embedded)?;
+        let told = Told { time: &time, context: &inputs.hidden_states.to_dtype(self.dtype)? };
+        let mut x = (self.conv_in.forward(&inputs.latents.to_dtype(self.dtype)?)? + embedded.to_dtype(self.dtype)?)?;
         let mut maps = vec![x.clone()];
         for block in &self.down {
             x = block.forward(x, &told, &mut maps)?;
@@ -93,7 +94,9 @@ impl ControlNetModel {
         let mid = self.mid.forward(&x, &told)?;
         let scales: Vec<f32> = scales.iter().map(|scale| *scale as f32).collect();
         let scales = Tensor::from_vec(scales, (inputs.timesteps.len(), 1, 1, 1), x.device())?;
-        let out = |(conv, map): (&Conv2d, &Tensor)| self.pooled(conv.forward(map)?.broadcast_mul(&scales)?);
+        let out = |(conv, map): (&Conv2d, &Tensor)| {
+            self.pooled(conv.forward(map)?.to_dtype(DType::F32)?.broadcast_mul(&scales)?)
+        };
         Ok(ControlNetOutput {
             down: self.down_out.iter().zip(&maps).map(out).collect::<Result<_>>()?,
             mid: out((&self.mid_out, &mid))?,

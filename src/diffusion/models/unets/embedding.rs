@@ -1,6 +1,6 @@
 //! What every residual block is told: the timestep's embedding and what is added to it.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::config::UNet2DConditionConfig;
 use super::unet_2d_condition::UNetInputs;
@@ -40,6 +40,7 @@ pub(super) struct TimeEmbedding {
     time: Projection,
     guidance: Option<Linear>,
     added: Option<Projection>,
+    dtype: DType,
 }
 
 impl TimeEmbedding {
@@ -51,6 +52,7 @@ impl TimeEmbedding {
             time: Projection::load(first, width, &w.pp("time_embedding"))?,
             guidance: config.guidance_width.map(guidance).transpose()?,
             added: config.added.map(|added_to| added(added_to.inputs)).transpose()?,
+            dtype: w.dtype(),
         })
     }
 
@@ -61,23 +63,24 @@ impl TimeEmbedding {
         self.added.iter_mut().try_for_each(|projection| projection.each_layer(visit))
     }
 
-    /// (N, time_width), after the activation with which every block would begin.
+    /// (N, time_width) in the network's dtype, after the activation with which every block would begin. Sines and cosines are
+    /// computed in f32: a timestep of 999 has no neighbours in half precision.
     pub(super) fn forward(&self, config: &UNet2DConditionConfig, inputs: &UNetInputs<'_>) -> Result<Tensor> {
         let device = inputs.latents.device();
         let sinusoids = |values: &[f64], width| {
-            timestep_embedding(values, width, config.flip_sin_to_cos, config.freq_shift, device)
+            timestep_embedding(values, width, config.flip_sin_to_cos, config.freq_shift, device)?.to_dtype(self.dtype)
         };
         let mut time = sinusoids(inputs.timesteps, config.levels[0].channels)?;
         if let (Some(linear), Some(width)) = (&self.guidance, config.guidance_width) {
             let scales = inputs.guidance_scales.ok_or_else(|| missing("guidance_scales"))?;
-            time = (time + linear.forward(&guidance_embedding(scales, width, device)?)?)?;
+            time = (time + linear.forward(&guidance_embedding(scales, width, device)?.to_dtype(self.dtype)?)?)?;
         }
         let mut time = self.time.forward(&time)?;
         if let (Some(projection), Some(added)) = (&self.added, config.added) {
             let (pooled, time_ids) = inputs.added.ok_or_else(|| missing("added"))?;
             let rows = pooled.dim(0)?;
             let sizes = sinusoids(&time_ids.concat(), added.time_ids_width)?.reshape((rows, ()))?;
-            time = (time + projection.forward(&Tensor::cat(&[pooled, &sizes], D::Minus1)?)?)?;
+            time = (time + projection.forward(&Tensor::cat(&[&pooled.to_dtype(self.dtype)?, &sizes], D::Minus1)?)?)?;
         }
         Ok(Activation::Silu.forward(&time)?)
     }

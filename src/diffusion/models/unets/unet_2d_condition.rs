@@ -1,6 +1,6 @@
 //! The U-Net of Stable Diffusion (diffusers `UNet2DConditionModel`); its rows may differ in all they are told.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::blocks::{DownBlock, MidBlock, Told, UpBlock};
 use super::config::{Level, UNet2DConditionConfig};
@@ -12,7 +12,8 @@ use crate::diffusion::models::adapters::{Adaptable, LayerMut, Visit};
 use crate::diffusion::models::layers::{Conv2d, GroupNorm};
 use crate::diffusion::weights::{NameMap, OriginalLevel, Weights, original_unet_names};
 
-/// Latents, timesteps and text to the network's prediction.
+/// Latents, timesteps and text to the network's prediction. It computes in the dtype of its weights; what it is told and what it
+/// says is f32 all the same.
 #[derive(Clone, Debug)]
 pub struct UNet2DConditionModel {
     config: UNet2DConditionConfig,
@@ -23,6 +24,7 @@ pub struct UNet2DConditionModel {
     up: Vec<UpBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    dtype: DType,
 }
 
 /// The rows of one evaluation.
@@ -82,12 +84,18 @@ impl UNet2DConditionModel {
             down,
             mid,
             up,
+            dtype: w.dtype(),
         })
     }
 
     /// What it was built from.
     pub fn config(&self) -> &UNet2DConditionConfig {
         &self.config
+    }
+
+    /// What it holds its weights in and computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The network's prediction: (N, out_channels, h, w) f32.
@@ -100,9 +108,9 @@ impl UNet2DConditionModel {
 
     fn evaluate(&self, inputs: &UNetInputs<'_>) -> Result<Tensor> {
         let time = self.time.forward(&self.config, inputs)?;
-        let told = Told { time: &time, context: inputs.hidden_states };
+        let told = Told { time: &time, context: &inputs.hidden_states.to_dtype(self.dtype)? };
         let centred = self.config.center_input_sample.then(|| (inputs.latents * 2.0)? - 1.0).transpose()?;
-        let mut x = self.conv_in.forward(centred.as_ref().unwrap_or(inputs.latents))?;
+        let mut x = self.conv_in.forward(&centred.as_ref().unwrap_or(inputs.latents).to_dtype(self.dtype)?)?;
         let mut skips = vec![x.clone()];
         for block in &self.down {
             x = block.forward(x, &told, &mut skips)?;
@@ -112,14 +120,14 @@ impl UNet2DConditionModel {
         }
         if let Some(UNetResiduals { rows, down, mid }) = inputs.residuals {
             for (skip, residual) in skips.iter_mut().zip(down) {
-                *skip = skip.index_add(rows, residual, 0)?;
+                *skip = skip.index_add(rows, &residual.to_dtype(self.dtype)?, 0)?;
             }
-            x = x.index_add(rows, mid, 0)?;
+            x = x.index_add(rows, &mid.to_dtype(self.dtype)?, 0)?;
         }
         for block in &self.up {
             x = block.forward(x, &told, &mut skips)?;
         }
-        Ok(self.conv_out.forward(&self.norm_out.forward_silu(&x)?)?)
+        Ok(self.conv_out.forward(&self.norm_out.forward_silu(&x)?)?.to_dtype(DType::F32)?)
     }
 }
 
