@@ -21,7 +21,7 @@ use crate::support::single_files::{Stored, read, write};
 
 const HALVES: [ComputeDtype; 2] = [ComputeDtype::F16, ComputeDtype::Bf16];
 
-/// Of last latents after six guided steps, in f16 and bf16, as a share of the largest. Measured on x86-64 with AVX-512: 1.7e-3 to
+/// Of last latents after six guided steps, in f16 and bf16, as a share of the largest. Measured on x86-64 with AVX2: 1.7e-3 to
 /// 2.7e-3 and 1.4e-2 to 3.8e-2; the bounds leave room for other roundings.
 const LATENTS: [f32; 2] = [8e-3, 0.12];
 /// Of one evaluation. Measured: 1.5e-3 and 1.1e-2; diffusers itself in these dtypes, on PyTorch's CPU build: 1.5e-3 and 1.3e-2.
