@@ -46,6 +46,9 @@ mod pipeline;
 // The same weights in one file, in shards, in variants, with another autoencoder.
 mod single_files;
 
+// Denoising networks in f16 and bf16.
+mod half_precision;
+
 // What is told of a model that is not loaded.
 mod introduced;
 

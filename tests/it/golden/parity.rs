@@ -63,9 +63,20 @@ impl Cell {
 }
 
 /// A pipeline that keeps what it is given to decode.
-struct Kept {
+pub(super) struct Kept {
     inner: Arc<dyn Pipeline>,
     latents: Mutex<Vec<Tensor>>,
+}
+
+impl Kept {
+    pub(super) fn by(inner: Arc<dyn Pipeline>) -> Arc<Self> {
+        Arc::new(Self { inner, latents: Mutex::default() })
+    }
+
+    /// The latents of each picture, (N, C, h, w) f32.
+    pub(super) fn latents(&self) -> Tensor {
+        Tensor::cat(&self.latents.lock().unwrap(), 0).unwrap()
+    }
 }
 
 impl Pipeline for Kept {
@@ -138,11 +149,11 @@ fn compare(folder: &Path) -> Vec<(String, f32)> {
     let inner = pipelines::load(&ModelSource::at(name, asked.checkpoint), DeviceSpec::Cpu).expect("it loads");
     let mut found = Vec::new();
     for (index, cell) in asked.cells.iter().enumerate() {
-        let kept = Arc::new(Kept { inner: inner.clone(), latents: Mutex::default() });
+        let kept = Kept::by(inner.clone());
         let request = checked(cell.draft(), kept.as_ref());
         // The pictures of one request end together, in their order.
         draw(kept.clone(), request, EngineOptions::default(), |_| {}).expect("draws");
-        let ours = Tensor::cat(&kept.latents.lock().unwrap(), 0).unwrap();
+        let ours = kept.latents();
         let theirs = &reference[&index.to_string()];
         let off = largest(&(ours - theirs).unwrap()) / largest(theirs);
         found.push((format!("{name} {} {} {} steps", cell.sampler, cell.schedule, cell.steps), off));
