@@ -1,7 +1,7 @@
 """Darkroom on an NVIDIA GPU beside diffusers on the same GPU: the same weights, in turn, in one run; docs/benchmarks.md is told by it.
 
     pip install -r training/requirements.txt
-    cargo build --release --features cuda
+    cargo build --release --features cudnn
     python benches/on_gpu.py --json gpu.json --write docs/benchmarks.md
 
 Four parts, each of which can be left out (`--parts`), on two models: pinhole, and a checkpoint of Stable Diffusion 1.5's shape with
@@ -138,6 +138,9 @@ def compare(run, model, prompts, count, on_cpu):
     if on_cpu:
         pairs.insert(0, ("Darkroom on the CPU", drawn(run.darkroom(model, picture, "default", "cpu"), prompts, count),
                          f"Darkroom {first}", ours[first]))
+    for dtype in args.dtypes if count > 1 else []:
+        alone = drawn(run.darkroom(model, picture, dtype), prompts[:1], 1)
+        pairs.append((f"Darkroom {dtype}, alone", alone, f"the same among {count}", ours[dtype][:1]))
     for dtype in others:
         pairs += [(f"Darkroom {first}", ours[first], f"Darkroom {dtype}", ours[dtype]),
                   (f"diffusers {first}", theirs[first], f"diffusers {dtype}", theirs[dtype]),
@@ -151,7 +154,7 @@ def pictures(run, found):
     """Whether the same pictures come out, and how far the types move them. Without TF32: f32 is the measure of the others."""
     torch.backends.cudnn.allow_tf32 = False
     try:
-        for name, model, prompts, count in (("pinhole", PINHOLE, PROMPTS, run.args.pictures), ("wide", run.args.folder, [PROMPT], 2)):
+        for name, model, prompts, count in (("pinhole", PINHOLE, PROMPTS, run.args.pictures), ("wide", run.args.folder, [PROMPT], 4)):
             pairs, about = compare(run, model, prompts, count, on_cpu=name == "pinhole")
             found[name] = about | {"pairs": pairs}
             for pair in pairs:
@@ -337,7 +340,7 @@ def names(allowed):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "darkroom", help="a release build with the feature cuda")
+    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "darkroom", help="a release build with the feature cudnn")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--shape", choices=("sd15", "tiny"), default="sd15", help="of the checkpoint with random weights")
     parser.add_argument("--folder", type=Path, help="where that checkpoint is, or is made and stays; a temporary folder unless told")

@@ -20,7 +20,7 @@
 //!
 //! Invariants, kept by `tests/it/architecture.rs`: no `candle` outside `diffusion`, no `sqlx` outside `dispatch`, no
 //! `axum` outside `http` (and `app`, to serve), no front door touches a store or a device, no unsafe code outside
-//! `diffusion::weights` and `diffusion::kernels`, no global state but the allocator's counts.
+//! `diffusion::weights` and `diffusion::kernels`, no global state but the allocator's counts and opened GPUs.
 
 pub mod app;
 pub mod cli;

@@ -9,7 +9,7 @@ use serde_json::{Value, to_value};
 use crate::config::{Fault, ModelFile, Settings};
 use crate::diffusion::pipelines::{self, Changes, ControlNets, Introduced, ModelSource};
 use crate::dispatch::workers::{Loads, ServedModel};
-use crate::domain::{DtypeSpec, ModelId, ModelLoad};
+use crate::domain::{DeviceSpec, DtypeSpec, ModelId, ModelLoad};
 
 /// Stands in `models.serve` for every described and found model that is not named otherwise.
 const ALL_OTHERS: &str = "*";
@@ -142,7 +142,11 @@ impl Catalog {
             Some(id) => Err(format!("models: two descriptions or files are called `{id}`")),
             None => {
                 let (embeddings, controlnets) = (Self::embeddings(settings)?, Self::controlnets(settings)?);
-                let dtype = settings.workers.dtype.parse().map_err(|error| format!("workers.dtype: {error}"))?;
+                let dtype: Result<DtypeSpec, String> = settings.workers.dtype.parse();
+                let devices: Result<Vec<DeviceSpec>, String> =
+                    settings.workers.devices.iter().map(|device| device.parse()).collect();
+                let devices = devices.map_err(|error| format!("workers.devices: {error}"))?;
+                let dtype = dtype.map_err(|error| format!("workers.dtype: {error}"))?.among(&devices);
                 Ok(Self { models, embeddings, controlnets, dtype })
             }
         }

@@ -61,6 +61,16 @@ impl DtypeSpec {
             (Self::Auto, DeviceSpec::Cuda(_)) => ComputeDtype::F16,
         }
     }
+
+    /// The one that it is on all of these devices; as it is where they differ.
+    pub fn among(self, devices: &[DeviceSpec]) -> Self {
+        match devices {
+            [first, rest @ ..] if rest.iter().all(|device| self.on(*device) == self.on(*first)) => {
+                Self::Only(self.on(*first))
+            }
+            _ => self,
+        }
+    }
 }
 
 impl From<ComputeDtype> for DtypeSpec {
@@ -95,6 +105,15 @@ impl FromStr for DtypeSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_that_agree_decide() {
+        let (cpu, gpu) = (DeviceSpec::Cpu, DeviceSpec::Cuda(0));
+        assert_eq!(DtypeSpec::Auto.among(&[cpu, cpu]), ComputeDtype::F32.into());
+        assert_eq!(DtypeSpec::Auto.among(&[gpu, DeviceSpec::Cuda(1)]), ComputeDtype::F16.into());
+        assert_eq!(DtypeSpec::Auto.among(&[cpu, gpu]), DtypeSpec::Auto);
+        assert_eq!(DtypeSpec::from(ComputeDtype::Bf16).among(&[cpu, gpu]), ComputeDtype::Bf16.into());
+    }
 
     #[test]
     fn each_is_read_as_it_is_written() {

@@ -25,11 +25,11 @@ const ROOMS: &[Room] = &[
     room("diffusion::samplers", &[], "a sampling run as a table of f64 coefficients"),
     room("diffusion::batching", &[], "which evaluations share the next forward"),
     room("diffusion::weights", &[], "checkpoint folders and their tensors"),
-    room("diffusion::kernels", &[], "fast CPU primitives beside their plain twins"),
+    room("diffusion::kernels", &[], "fast primitives beside their plain twins, for CPUs and GPUs"),
     room("diffusion::models", &["diffusion::weights", "diffusion::kernels"], "the networks"),
     room(
         "diffusion::pipelines",
-        &["diffusion::samplers", "diffusion::models", "diffusion::weights", "images"],
+        &["diffusion::samplers", "diffusion::models", "diffusion::weights", "diffusion::kernels", "images"],
         "one file per model family",
     ),
     room(

@@ -30,6 +30,8 @@ pub struct PackedConv2d {
     bias: Tensor,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "zeros are added where that is as fast"))]
     has_bias: bool,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs know TF32"))]
+    tf32: bool,
     outputs: usize,
     kernel: usize,
     stride: usize,
@@ -39,7 +41,7 @@ pub struct PackedConv2d {
 
 impl PackedConv2d {
     /// weight: (outputs, inputs, k, k), bias: (outputs,) or none. In f32 on a CPU the weights are copied into their packed order;
-    /// other devices and types take the tensor library's convolution.
+    /// GPUs have convolutions of their own, other types take the tensor library's.
     pub fn new(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Result<Self> {
         let (outputs, _, kernel, kernel_w) = weight.dims4()?;
         if kernel != kernel_w || stride == 0 {
@@ -48,14 +50,20 @@ impl PackedConv2d {
         let (has_bias, bias) = (bias.is_some(), bias_or_zeros(bias, &weight)?);
         let packed = matches!(weight.device(), Device::Cpu) && weight.dtype() == DType::F32;
         let weight = if packed { pack(&weight)? } else { weight };
-        Ok(Self { weight, bias, has_bias, outputs, kernel, stride, padding, packed })
+        Ok(Self { weight, bias, has_bias, tf32: false, outputs, kernel, stride, padding, packed })
+    }
+
+    /// The same, which in f32 may round its factors to TF32 (10 bits) on a GPU that is faster so.
+    #[must_use]
+    pub fn allowing_tf32(self, tf32: bool) -> Self {
+        Self { tf32, ..self }
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if super::cuda::takes(x) {
-            return self.forward_on_gpu(x);
+            return self.forward_on_gpu(x, None);
         }
         if !self.packed {
             return conv2d_plain(x, &self.weight, &self.bias, self.stride, self.padding);
@@ -68,18 +76,25 @@ impl PackedConv2d {
             &Conv2dOp { geometry, outputs: self.outputs, arch: Arch::new() },
         )
     }
-}
 
-#[cfg(feature = "cuda")]
-impl PackedConv2d {
-    fn forward_on_gpu(&self, x: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cudnn")]
-        let out = super::cuda::conv2d(x, &self.weight, self.stride, self.padding)?;
-        #[cfg(not(feature = "cudnn"))]
-        let out = x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?;
-        if self.has_bias {
-            let (_, _, h, w) = out.dims4()?;
-            super::cuda::add_bias(&out, &self.bias, h * w)?;
+    /// [`Self::forward`] plus `other`, which has its shape.
+    pub fn forward_added(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::takes(x) {
+            return self.forward_on_gpu(x, Some(other));
+        }
+        self.forward(x)? + other
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_on_gpu(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
+        let out = super::cuda::conv2d(x, &self.weight, (self.stride, self.padding), self.tf32)?;
+        let (_, _, h, w) = out.dims4()?;
+        match (self.has_bias, other) {
+            (true, Some(other)) => super::cuda::add_bias_and(&out, &self.bias, other, h * w)?,
+            (true, None) => super::cuda::add_bias(&out, &self.bias, h * w)?,
+            (false, Some(other)) => return out + other,
+            (false, None) => {}
         }
         Ok(out)
     }

@@ -24,20 +24,26 @@ enum Each {
     Elsewhere { mean: Tensor, scale: Tensor },
     /// To be taken where the map is normalised: it is in one piece, and a kernel does both.
     #[cfg(feature = "cuda")]
-    ToBeTaken { eps: f64 },
+    ToBeTaken { eps: f64, height: usize },
 }
 
 /// Of a map (N, C, H, W) in bands (N, C, rows, W), from top to bottom: at least one. On a CPU they are, to the bit, what
-/// [`super::group_norm()`] takes of the whole map, wherever it is cut.
-pub fn group_statistics(bands: &[&Tensor], groups: usize, eps: f64) -> Result<GroupStatistics> {
+/// [`super::group_norm()`] takes of the whole map, wherever it is cut. `at_once`: the map is going to be normalised in one piece.
+pub fn group_statistics(
+    bands: &[&Tensor],
+    groups: usize,
+    eps: f64,
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only a GPU has a kernel for both"))]
+    at_once: bool,
+) -> Result<GroupStatistics> {
     let Some(first) = bands.first() else { bail!("group statistics of no map") };
     let (samples, channels, _, _) = first.dims4()?;
     if channels % groups != 0 {
         bail!("group norm of {channels} channels in {groups} groups");
     }
     #[cfg(feature = "cuda")]
-    if bands.len() == 1 && super::cuda::takes(first) {
-        return Ok(GroupStatistics { groups, each: Each::ToBeTaken { eps } });
+    if bands.len() == 1 && at_once && super::cuda::takes(first) {
+        return Ok(GroupStatistics { groups, each: Each::ToBeTaken { eps, height: first.dim(2)? } });
     }
     if !matches!(first.device(), Device::Cpu) {
         return group_statistics_plain(bands, groups, eps);
@@ -94,7 +100,11 @@ pub fn group_normalised(
         }
         Each::Elsewhere { mean, scale } => group_normalised_plain(band, (mean, scale), (weight, bias), after),
         #[cfg(feature = "cuda")]
-        Each::ToBeTaken { eps } => super::cuda::group_norm(band, weight, bias, groups, *eps, after),
+        Each::ToBeTaken { height, .. } if band.dim(2)? != *height => {
+            bail!("a part of a map was to be normalised whole")
+        }
+        #[cfg(feature = "cuda")]
+        Each::ToBeTaken { eps, .. } => super::cuda::group_norm(band, weight, bias, groups, *eps, after),
     }
 }
 
@@ -252,7 +262,7 @@ mod tests {
             let bands: Vec<Tensor> =
                 starts.zip(ends).map(|(from, to)| x.narrow(2, from, to - from)?.contiguous()).collect::<Result<_>>()?;
             let bands: Vec<&Tensor> = bands.iter().collect();
-            let statistics = group_statistics(&bands, groups, 1e-6)?;
+            let statistics = group_statistics(&bands, groups, 1e-6, false)?;
             let plain = group_statistics_plain(&bands, groups, 1e-6)?;
             for after in [After::Nothing, After::Silu] {
                 let whole = group_norm(&x, &weight, &bias, groups, 1e-6, after)?;

@@ -47,6 +47,17 @@ impl PackedLinear {
         }
         linear_plain(x, &self.weight, &self.bias)
     }
+
+    /// [`Self::forward`] plus `other`, which has its shape.
+    pub fn forward_added(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::takes(x) && self.has_bias {
+            let out = product(x, &self.weight)?;
+            super::cuda::add_bias_and(&out, &self.bias, other, 1)?;
+            return Ok(out);
+        }
+        self.forward(x)? + other
+    }
 }
 
 /// The same by the tensor library's own operations; weight: (outputs, inputs).

@@ -1,18 +1,21 @@
 //! Fast primitives behind safe functions, each beside its plain twin and tested against it: on CPUs, and on NVIDIA GPUs (`cuda`).
 //!
-//! Knows no networks. What no kernel takes, the plain twin does. On a CPU: Every number is a sum whose terms are added in an order of its own,
-//! so its bits depend neither on the other samples of a batch nor on the number of threads. How much memory computations take is
-//! counted here too (`memory`).
+//! Knows no networks. What no kernel takes, the plain twin does. On a CPU every number is a sum whose terms are added in an order of
+//! its own, so its bits depend neither on the other samples of a batch nor on the number of threads; on a GPU that holds of our own
+//! kernels, not of the libraries' products. Devices are opened here (`devices`), and how much memory computations take is counted
+//! (`memory`).
 
 mod attention;
 mod bands;
 mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod devices;
 mod exp;
 mod geglu;
 mod group_norm;
 mod group_statistics;
+mod layer_norm;
 mod linear;
 mod memory;
 mod sums;
@@ -20,9 +23,11 @@ mod transposed;
 
 pub use attention::{scaled_dot_product, scaled_dot_product_plain};
 pub use conv2d::{PackedConv2d, conv2d_plain};
+pub use devices::{computes_in, open};
 pub use geglu::{geglu, geglu_plain};
 pub use group_norm::{After, group_norm, group_norm_plain};
 pub use group_statistics::{GroupStatistics, group_normalised, group_statistics};
+pub use layer_norm::layer_norm;
 pub use linear::{PackedLinear, linear_plain};
 pub use memory::with_memory_taken;
 pub use transposed::{transposed, transposed_plain};

@@ -42,6 +42,12 @@ impl<'a> Components<'a> {
         self.weights_in(part, DType::F32)
     }
 
+    /// Those of an autoencoder. Beside a network in half precision its convolutions may take TF32, which is as precise as f16.
+    pub(super) fn autoencoder_weights(&self, part: &str) -> Result<Weights> {
+        let weights = self.weights(part)?;
+        Ok(if self.network == DType::F32 { weights } else { weights.allowing_tf32() })
+    }
+
     fn weights_in(&self, part: &str, dtype: DType) -> Result<Weights> {
         let weights = self.checkpoint.weights(part, self.device)?.in_dtype(dtype);
         self.opened.borrow_mut().push(weights.clone());

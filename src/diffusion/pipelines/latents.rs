@@ -74,7 +74,7 @@ impl LatentFormat {
     /// Reads `vae` of the checkpoint, and `vae_tiny` where there is one.
     pub(super) fn load(components: &Components<'_>, card: &ModelCard) -> Result<Self> {
         let configs = components.vae_configs()?;
-        let (space, weights) = (configs.space(), components.weights("vae")?);
+        let (space, weights) = (configs.space(), components.autoencoder_weights("vae")?);
         let vae = match configs.vae {
             VaeConfig::Kl(config) => AutoencoderKl::load(*config, &weights).map(|vae| Vae::Kl(Box::new(vae))),
             VaeConfig::Tiny(config) => AutoencoderTiny::load(config, &weights).map(|vae| Vae::Tiny(Box::new(vae))),
@@ -82,7 +82,7 @@ impl LatentFormat {
         let vae = vae.map_err(components.within("vae"))?;
         let tiny = match configs.tiny {
             Some(config) => {
-                let tiny = TinyDecoder::load(config, &components.weights("vae_tiny")?);
+                let tiny = TinyDecoder::load(config, &components.autoencoder_weights("vae_tiny")?);
                 Some(tiny.map_err(components.within("vae_tiny"))?)
             }
             None => None,

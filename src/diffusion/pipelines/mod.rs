@@ -7,7 +7,6 @@ mod card;
 mod components;
 mod conditioning;
 mod controlnets;
-mod devices;
 mod introduction;
 mod latents;
 mod prompt_cache;

@@ -8,8 +8,8 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::adapted::Adapters;
-use super::devices::open;
 use super::{ControlNets, Error, Introduced, Pipeline, Result, StableDiffusion, StableDiffusionXl, builtin};
+use crate::diffusion::kernels;
 use crate::diffusion::weights::{Changes, Checkpoint, LoraLibrary};
 use crate::domain::{ComputeDtype, DeviceSpec, DtypeSpec, FieldError, Limits, ModelId, ModelInfo, RequestDraft};
 
@@ -133,7 +133,13 @@ pub fn load(source: &ModelSource, device: DeviceSpec) -> Result<Arc<dyn Pipeline
     let files = source.files();
     let checkpoint = source.checkpoint()?;
     let (index, family) = family(&checkpoint)?;
-    let (device, dtype) = (open(device)?, dtype_of(source.dtype.on(device)));
+    let failed = |reason| Error::Device { device: device.to_string(), reason };
+    let wanted = source.dtype.on(device);
+    let (opened, dtype) = (kernels::open(device).map_err(failed)?, dtype_of(wanted));
+    if !kernels::computes_in(&opened, dtype) {
+        return Err(failed(format!("it does not compute in {wanted}; set `workers.dtype` to `f16` or `f32`")));
+    }
+    let device = opened;
     let (id, adapters) = (source.id.clone(), Adapters::of(source.loras.clone()));
     let controlnets = source.controlnets.clone();
     // Files that were changed meanwhile may have been read in part.

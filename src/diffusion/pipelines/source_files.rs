@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelSource;
 use super::registry::ModelPlace;
-use crate::domain::{DtypeSpec, hex};
+use crate::domain::{ComputeDtype, hex};
 
 /// Files of one model that are looked at; a folder that has more is not a model's alone.
 const MOST_FILES: usize = 10_000;
@@ -21,7 +21,8 @@ impl ModelSource {
     pub fn files(&self) -> Option<String> {
         let mut told =
             Told { text: format!("{} {:?} {:?} {:?}", self.id, self.place, self.config, self.changes), files: 0 };
-        if self.dtype != DtypeSpec::Auto {
+        // As if nothing was said: what was stored before there was another stays what it is.
+        if self.dtype != ComputeDtype::F32.into() {
             told.text += &format!(" {}", self.dtype);
         }
         let place = match &self.place {

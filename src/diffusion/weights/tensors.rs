@@ -101,6 +101,7 @@ pub struct Weights {
     prefix: String,
     /// Of the tensors that are given, whatever they are stored as.
     dtype: DType,
+    tf32: bool,
 }
 
 /// A tensor that was found: where it stands, and how it is seen.
@@ -123,13 +124,24 @@ impl Weights {
             }
         }
         let files = Files { shards, index, names, device: device.clone(), read: AtomicU64::new(0) };
-        Ok(Self { files: Arc::new(files), prefix: String::new(), dtype: DType::F32 })
+        Ok(Self { files: Arc::new(files), prefix: String::new(), dtype: DType::F32, tf32: false })
     }
 
     /// The same weights, with tensors given in this dtype: F32, F16 or BF16. F32 where nobody says.
     #[must_use]
     pub fn in_dtype(&self, dtype: DType) -> Self {
         Self { dtype, ..self.clone() }
+    }
+
+    /// The same weights, for a network that may round the factors of its f32 convolutions to TF32 (10 bits) where a GPU is faster so.
+    #[must_use]
+    pub fn allowing_tf32(&self) -> Self {
+        Self { tf32: true, ..self.clone() }
+    }
+
+    /// Whether the network may.
+    pub fn allows_tf32(&self) -> bool {
+        self.tf32
     }
 
     /// The dtype of the tensors that are given.
@@ -212,6 +224,23 @@ impl Weights {
         }
     }
 
+    /// Bytes of half precision that are wanted as they are stored: twice as fast as by way of f32. None where they are not, or where
+    /// one of them is no finite number, which [`Self::get`] tells.
+    fn as_stored(&self, bytes: &[u8], stored: Dtype, shape: &Shape) -> Option<candle_core::Result<Tensor>> {
+        let words = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+        let are_finite = |exponent: u16| words.clone().all(|word| word & exponent != exponent);
+        let (device, shape) = (&self.files.device, shape.clone());
+        match (stored, self.dtype) {
+            (Dtype::F16, DType::F16) if are_finite(0x7c00) => {
+                Some(Tensor::from_vec(words.map(f16::from_bits).collect::<Vec<_>>(), shape, device))
+            }
+            (Dtype::BF16, DType::BF16) if are_finite(0x7f80) => {
+                Some(Tensor::from_vec(words.map(bf16::from_bits).collect::<Vec<_>>(), shape, device))
+            }
+            _ => None,
+        }
+    }
+
     /// One tensor of exactly this shape, in the dtype of these weights.
     ///
     /// # Errors
@@ -232,6 +261,11 @@ impl Weights {
             View::Third(k) => &bytes[k * bytes.len() / 3..(k + 1) * bytes.len() / 3],
             _ => bytes,
         };
+        let transposed = matches!(view, View::Transposed);
+        if let Some(placed) = self.as_stored(bytes, info.dtype, &shape).filter(|_| !transposed) {
+            self.files.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return placed.map_err(|error| Error::Device { file, tensor, reason: error.to_string() });
+        }
         let mut values: Vec<f32> = match info.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
@@ -241,7 +275,8 @@ impl Weights {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite { file, tensor, value: values[index], index });
         }
-        if let Some(index) = values.iter().position(|value| overflows(*value, self.dtype)) {
+        let limit = limit_of(self.dtype);
+        if let Some(index) = values.iter().position(|value| value.abs() >= limit) {
             let dtype = self.dtype.as_str();
             return Err(Error::Overflow { file, tensor, value: values[index], index, dtype });
         }
@@ -255,11 +290,11 @@ impl Weights {
     }
 }
 
-/// Whether a finite number is infinite once it is rounded to this dtype.
-fn overflows(value: f32, dtype: DType) -> bool {
+/// From here on f32 rounds to an infinity of this dtype: half a step beyond its largest number.
+fn limit_of(dtype: DType) -> f32 {
     match dtype {
-        DType::F16 => f16::from_f32(value).is_infinite(),
-        DType::BF16 => bf16::from_f32(value).is_infinite(),
-        _ => false,
+        DType::F16 => 65520.0,
+        DType::BF16 => f32::from_bits(0x7f7f_8000),
+        _ => f32::INFINITY,
     }
 }

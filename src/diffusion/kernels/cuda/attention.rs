@@ -7,13 +7,17 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use super::program::{Source, function};
 use super::{Number, by_type, is_aligned, numbers, only_on_a_gpu};
 
-/// Queries of a block, and its threads, as the kernel has them.
-const QUERIES: usize = 64;
+/// Threads of a block, as the kernel has them.
 const THREADS: u32 = 128;
 /// Numbers of a head at most: more do not fit the registers.
 const MOST: usize = 160;
 /// The first compute capability with the matrix instructions that the kernel is made of.
 const CAPABILITY: i32 = 8;
+
+/// Queries of a block, as the kernel has them (`QUERIES`).
+fn queries_of_a_block(size: usize) -> usize {
+    if size.next_multiple_of(16) <= 80 { 128 } else { 64 }
+}
 
 /// Whether there is a kernel for queries (N, L, heads * d) like these.
 pub(in crate::diffusion::kernels) fn takes_attention(q: &Tensor, heads: usize) -> bool {
@@ -21,6 +25,7 @@ pub(in crate::diffusion::kernels) fn takes_attention(q: &Tensor, heads: usize) -
     let is_half = matches!(q.dtype(), DType::F16 | DType::BF16);
     let size = q.dims().last().map_or(0, |width| width / heads.max(1));
     is_half
+        && q.elem_count() > 0
         && (8..=MOST).contains(&size)
         && size.is_multiple_of(8)
         && device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= CAPABILITY)
@@ -31,7 +36,11 @@ pub(in crate::diffusion::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tenso
     let whole = |x: &Tensor| {
         let x = x.contiguous()?;
         // A part of a larger tensor may begin where 16 bytes cannot be read at once.
-        if (x.layout().start_offset() * x.dtype().size_in_bytes()).is_multiple_of(16) { Ok(x) } else { x.copy() }
+        if (x.layout().start_offset() * x.dtype().size_in_bytes()).is_multiple_of(16) {
+            Ok(x)
+        } else {
+            x.force_contiguous()
+        }
     };
     whole(q)?.apply_op3_no_bwd(&whole(k)?, &whole(v)?, &Attention { heads })
 }
@@ -86,7 +95,7 @@ fn run<T: Number>(q: Held<'_>, k: Held<'_>, v: Held<'_>, heads: usize) -> Result
     // SAFETY: the kernel writes every number.
     let mut out = unsafe { device.alloc::<T>(shape.elem_count())? };
     let scale = std::f32::consts::LOG2_E / (size as f32).sqrt();
-    let grid_dim = (queries.div_ceil(QUERIES) as u32, heads as u32, samples as u32);
+    let grid_dim = (queries.div_ceil(queries_of_a_block(size)) as u32, heads as u32, samples as u32);
     let (queries, keys, heads) = (queries as i32, keys as i32, heads as i32);
     let mut call = kernel.builder();
     call.arg(&q).arg(&k).arg(&v).arg(&mut out).arg(&queries).arg(&keys).arg(&heads).arg(&scale);

@@ -1,7 +1,8 @@
 // Group normalisation, with SiLU where it follows. A block works on one group of one sample; sums are f32, in an order that the
 // group's size alone decides.
 
-#define THREADS 512
+// A block's: as many as a large group can use.
+#define THREADS SIZE
 
 // The sum over the block, to all of its threads.
 __device__ float block_sum(float x) {

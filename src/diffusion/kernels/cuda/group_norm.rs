@@ -8,8 +8,8 @@ use super::program::{Source, function};
 use super::{Number, at_once, by_type, is_aligned, numbers, only_on_a_gpu};
 use crate::diffusion::kernels::After;
 
-/// As the kernel has it.
-const THREADS: u32 = 512;
+/// Numbers of a group from which on a block has twice the threads.
+const LARGE: usize = 1 << 16;
 
 /// As [`crate::diffusion::kernels::group_norm()`].
 pub(in crate::diffusion::kernels) fn group_norm(
@@ -71,7 +71,8 @@ fn run<T: Number>(x: Held<'_>, weight: Held<'_>, bias: Held<'_>, op: &GroupNorm)
     let (samples, channels) = (shape.dims()[0], shape.dims()[1]);
     let pixels = shape.elem_count() / (samples * channels).max(1);
     let is_packed = pixels.is_multiple_of(at_once::<T>()) && is_aligned::<T>(layout);
-    let kernel = function::<T>(&device, Source::GroupNorm, "group_norm", 0)?;
+    let threads = if pixels * (channels / op.groups) >= LARGE { 1024 } else { 512 };
+    let kernel = function::<T>(&device, Source::GroupNorm, "group_norm", threads)?;
     let (x, weight, bias) =
         (numbers::<T>(storage, layout)?, numbers::<T>(weight.0, weight.1)?, numbers::<T>(bias.0, bias.1)?);
     #[expect(unsafe_code, reason = "memory that is not written yet")]
@@ -83,7 +84,7 @@ fn run<T: Number>(x: Held<'_>, weight: Held<'_>, bias: Held<'_>, op: &GroupNorm)
     call.arg(&x).arg(&weight).arg(&bias).arg(&mut out);
     call.arg(&groups).arg(&channels).arg(&pixels).arg(&eps).arg(&silu).arg(&is_packed);
     let grid_dim = ((samples * op.groups) as u32, 1, 1);
-    let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+    let config = LaunchConfig { grid_dim, block_dim: (threads as u32, 1, 1), shared_mem_bytes: 0 };
     #[expect(unsafe_code, reason = "a kernel is called")]
     // SAFETY: each block reads and writes the numbers of its group, and reads its channels' weights.
     unsafe { call.launch(config) }.w()?;

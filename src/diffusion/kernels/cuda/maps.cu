@@ -1,4 +1,4 @@
-// Work on single numbers: biases, gates, transposes.
+// Work on single numbers: biases, gates, transposes, patches.
 
 // x[i] += bias[(i / inner) % channels], count of x a multiple of AT_ONCE. inner is 1 and channels a multiple of AT_ONCE, or inner
 // is a multiple of AT_ONCE.
@@ -18,7 +18,32 @@ extern "C" __global__ void add_bias_packed(number* x, const number* bias, long l
     store(x + at, pack);
 }
 
-// The same, whatever the sizes.
+// The same with another tensor of the shape of x added.
+extern "C" __global__ void add_bias_and_packed(
+    number* x, const number* bias, const number* other, long long count, int inner, int channels) {
+    long long at = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * AT_ONCE;
+    if (at >= count) return;
+    Pack pack = load(x + at), besides = load(other + at);
+    if (inner == 1) {
+        Pack added = load(bias + (int)(at % channels));
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) pack.of[k] = narrow(wide(pack.of[k]) + wide(added.of[k]) + wide(besides.of[k]));
+    } else {
+        float added = wide(bias[(int)((at / inner) % channels)]);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) pack.of[k] = narrow(wide(pack.of[k]) + added + wide(besides.of[k]));
+    }
+    store(x + at, pack);
+}
+
+// Both, whatever the sizes.
+extern "C" __global__ void add_bias_and(
+    number* x, const number* bias, const number* other, long long count, int inner, int channels) {
+    long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    x[at] = narrow(wide(x[at]) + wide(bias[(int)((at / inner) % channels)]) + wide(other[at]));
+}
+
 extern "C" __global__ void add_bias(number* x, const number* bias, long long count, int inner, int channels) {
     long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
@@ -62,5 +87,31 @@ extern "C" __global__ void transposed(const number* x, number* out, int a, int b
     for (int k = threadIdx.y; k < 32; k += 8) {
         int line = blockIdx.x * 32 + k;
         if (row < a && line < b) out[sample + (long long)line * a + row] = tile[threadIdx.x][k];
+    }
+}
+
+// What a convolution looks at: x (N, channels, h, w) -> (N, channels * kernel * kernel, pixels), zeros outside of the map. A thread
+// works on AT_ONCE neighbouring outputs (blockIdx.x) of one weight (blockIdx.y) of one sample (blockIdx.z).
+extern "C" __global__ void patches(
+    const number* x, number* out, int channels, int h, int w, int out_w, int pixels, int kernel, int stride, int padding) {
+    const int first = (blockIdx.x * blockDim.x + threadIdx.x) * AT_ONCE;
+    if (first >= pixels) return;
+    const int weight = blockIdx.y, channel = weight / (kernel * kernel);
+    const int above = weight / kernel % kernel - padding, left = weight % kernel - padding;
+    x += ((long long)blockIdx.z * channels + channel) * h * w;
+    out += ((long long)blockIdx.z * gridDim.y + weight) * pixels;
+    Pack pack;
+    int line = first / out_w, column = first % out_w;
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; ++k) {
+        const int y = line * stride + above, z = column * stride + left;
+        const bool is_there = y >= 0 && y < h && z >= 0 && z < w && first + k < pixels;
+        pack.of[k] = is_there ? x[(long long)y * w + z] : (number)0;
+        if (++column == out_w) column = 0, ++line;
+    }
+    if (pixels % AT_ONCE == 0) {
+        store(out + first, pack);
+    } else {
+        for (int k = 0; k < AT_ONCE && first + k < pixels; ++k) out[first + k] = pack.of[k];
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp1, D, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, D, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::program::{Source, function, in_line};
 use super::{Number, at_once, by_type, is_aligned, numbers, only_on_a_gpu};
@@ -10,6 +10,19 @@ use super::{Number, at_once, by_type, is_aligned, numbers, only_on_a_gpu};
 /// Adds number `(i / inner) % count` of `bias` to number i of x, in place: both are contiguous, and nobody else has x.
 pub(in crate::diffusion::kernels) fn add_bias(x: &Tensor, bias: &Tensor, inner: usize) -> Result<()> {
     x.inplace_op2(bias, &AddBias { inner })
+}
+
+/// The same, and adds `other`, of the shape of x.
+pub(in crate::diffusion::kernels) fn add_bias_and(
+    x: &Tensor,
+    bias: &Tensor,
+    other: &Tensor,
+    inner: usize,
+) -> Result<()> {
+    if x.dims() != other.dims() {
+        bail!("{:?} is added to {:?}", other.dims(), x.dims());
+    }
+    x.inplace_op3(bias, &other.contiguous()?, &AddBias { inner })
 }
 
 /// x: (..., 2 * inner) -> (..., inner).
@@ -35,19 +48,49 @@ impl InplaceOp2 for AddBias {
     }
 
     fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
-        only_on_a_gpu(self.name()).map(drop)
+        only_on_a_gpu("add-bias").map(drop)
     }
 
     fn cuda_fwd(&self, x: &mut CudaStorage, x_layout: &Layout, bias: &CudaStorage, bias_layout: &Layout) -> Result<()> {
-        by_type!(bias, add_bias_of(x, x_layout, bias, bias_layout, self.inner))
+        by_type!(bias, add_bias_of((x, x_layout), (bias, bias_layout), None, self.inner))
+    }
+}
+
+impl InplaceOp3 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias-and"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &mut CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<()> {
+        only_on_a_gpu("add-bias-and").map(drop)
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &mut CudaStorage,
+        x_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+        other: &CudaStorage,
+        other_layout: &Layout,
+    ) -> Result<()> {
+        let other = Some((other, other_layout));
+        by_type!(bias, add_bias_of((x, x_layout), (bias, bias_layout), other, self.inner))
     }
 }
 
 fn add_bias_of<T: Number>(
-    x: &mut CudaStorage,
-    x_layout: &Layout,
-    bias: &CudaStorage,
-    bias_layout: &Layout,
+    (x, x_layout): (&mut CudaStorage, &Layout),
+    (bias, bias_layout): (&CudaStorage, &Layout),
+    other: Option<(&CudaStorage, &Layout)>,
     inner: usize,
 ) -> Result<()> {
     let device = x.device.clone();
@@ -57,15 +100,27 @@ fn add_bias_of<T: Number>(
     let count = to - from;
     let wide = at_once::<T>();
     let is_even = if inner == 1 { channels.is_multiple_of(wide) } else { inner.is_multiple_of(wide) };
-    let packed = is_even && count.is_multiple_of(wide) && is_aligned::<T>(x_layout) && is_aligned::<T>(bias_layout);
-    let kernel = function::<T>(&device, Source::Maps, if packed { "add_bias_packed" } else { "add_bias" }, 0)?;
+    let layouts = [Some(x_layout), Some(bias_layout), other.map(|(_, layout)| layout)];
+    let packed = is_even && count.is_multiple_of(wide) && layouts.into_iter().flatten().all(is_aligned::<T>);
+    let name = match (&other, packed) {
+        (None, true) => "add_bias_packed",
+        (None, false) => "add_bias",
+        (Some(_), true) => "add_bias_and_packed",
+        (Some(_), false) => "add_bias_and",
+    };
+    let kernel = function::<T>(&device, Source::Maps, name, 0)?;
+    let other = other.map(|(storage, layout)| numbers::<T>(storage, layout)).transpose()?;
     let mut x = x.as_cuda_slice_mut::<T>()?.slice_mut(from..to);
     let (length, inner, channels) = (count as i64, inner as i32, channels as i32);
     let mut call = kernel.builder();
-    call.arg(&mut x).arg(&bias).arg(&length).arg(&inner).arg(&channels);
+    call.arg(&mut x).arg(&bias);
+    if let Some(other) = &other {
+        call.arg(other);
+    }
+    call.arg(&length).arg(&inner).arg(&channels);
     let threads = if packed { count / wide } else { count };
     #[expect(unsafe_code, reason = "a kernel is called")]
-    // SAFETY: the kernel writes `count` numbers of x, and reads as many of it and `channels` of the bias.
+    // SAFETY: the kernel writes `count` numbers of x, reads as many of it and of the other, and `channels` of the bias.
     unsafe { call.launch(in_line(threads)) }.w()?;
     Ok(())
 }

@@ -1,23 +1,25 @@
 //! The same primitives on NVIDIA GPUs, in f32, f16 and bf16; sums are taken in f32 whatever the type.
 //!
-//! The kernels (`*.cu`) are compiled by the driver's compiler when the first of them is called, for the GPU that is there: no toolkit
-//! and no list of architectures is needed to build. Products of matrices are cuBLAS's, convolutions cuDNN's (feature `cudnn`), or
-//! the tensor library's without it. Every function has its plain twin in the parent module.
+//! The kernels (`*.cu`) are compiled when the first of them is called, for the GPU that is there, by NVRTC, a library of CUDA's
+//! toolkit that the binary is linked to. Products of matrices are cuBLAS's, and larger convolutions cuDNN's, with the
+//! feature `cudnn`. Every function has its plain twin in the parent module.
 
 mod attention;
-#[cfg(feature = "cudnn")]
 mod conv2d;
+#[cfg(feature = "cudnn")]
+mod cudnn;
 mod group_norm;
+mod layer_norm;
 mod maps;
 mod program;
 #[cfg(test)]
 mod tests;
 
 pub(super) use attention::{attention, takes_attention};
-#[cfg(feature = "cudnn")]
 pub(super) use conv2d::conv2d;
 pub(super) use group_norm::group_norm;
-pub(super) use maps::{add_bias, geglu, transposed};
+pub(super) use layer_norm::{layer_norm, takes_layer_norm};
+pub(super) use maps::{add_bias, add_bias_and, geglu, transposed};
 
 use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
@@ -57,7 +59,10 @@ use by_type;
 
 /// Whether a tensor is where, and of a type that, these kernels take.
 pub(super) fn takes(x: &Tensor) -> bool {
-    matches!(x.device(), Device::Cuda(_)) && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+    // Nothing to do has no kernel: a grid of no blocks is an error.
+    matches!(x.device(), Device::Cuda(_))
+        && x.elem_count() > 0
+        && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// The numbers of a contiguous tensor.

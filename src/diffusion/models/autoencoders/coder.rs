@@ -143,7 +143,7 @@ impl Decoder {
                 x = x.upsampled(conv, 2, at_once)?;
             }
         }
-        let statistics = self.norm_out.statistics(&x)?;
+        let statistics = self.norm_out.statistics(&x, at_once)?;
         let normed = |rows: &Tensor| self.norm_out.forward_silu_rows(rows, &statistics);
         x.convolved(&self.conv_out, at_once, normed)?.into_whole()
     }

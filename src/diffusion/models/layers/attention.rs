@@ -37,10 +37,10 @@ impl CrossAttention {
             .try_for_each(|linear| visit(LayerMut::Linear(linear)))
     }
 
-    /// x: (N, L, width), context: (N, T, context) -> (N, L, width).
-    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// x and `other`: (N, L, width), context: (N, T, context) -> (N, L, width), to which `other` is added.
+    pub fn forward_added(&self, x: &Tensor, context: &Tensor, other: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        self.to_out.forward(&scaled_dot_product(&q, &k, &v, self.heads, None)?)
+        self.to_out.forward_added(&scaled_dot_product(&q, &k, &v, self.heads, None)?, other)
     }
 }
 

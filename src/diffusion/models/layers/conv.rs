@@ -93,8 +93,9 @@ impl Conv2d {
     }
 
     fn of((weight, bias): (Tensor, Option<Tensor>), sides: Sides, window: Window, w: &Weights) -> Self {
-        let base = packed(weight, bias, window).expect("shapes were checked. This is a bug in layers.");
-        Self { base, sides, window, dtype: w.dtype(), name: w.prefix().into(), added: Vec::new() }
+        let base = kernels::PackedConv2d::new(weight, bias, window.stride, window.padding);
+        let base = base.expect("shapes were checked. This is a bug in layers.").allowing_tf32(w.allows_tf32());
+        Self { base: Arc::new(base), sides, window, dtype: w.dtype(), name: w.prefix().into(), added: Vec::new() }
     }
 
     /// x: (N, inputs, H, W) -> (N, outputs, H', W').
@@ -104,6 +105,11 @@ impl Conv2d {
             out = (out + added.forward(x)?)?;
         }
         Ok(out)
+    }
+
+    /// [`Self::forward`] plus `other`, which has its shape.
+    pub fn forward_added(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        if self.added.is_empty() { self.base.forward_added(x, other) } else { self.forward(x)? + other }
     }
 
     /// As its network calls it.

@@ -73,6 +73,11 @@ impl Linear {
         Ok(out)
     }
 
+    /// [`Self::forward`] plus `other`, which has its shape.
+    pub fn forward_added(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        if self.added.is_empty() { self.base.forward_added(x, other) } else { self.forward(x)? + other }
+    }
+
     /// As its network calls it.
     pub fn name(&self) -> &str {
         &self.name

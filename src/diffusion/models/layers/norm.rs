@@ -31,9 +31,10 @@ impl GroupNorm {
         kernels::group_norm(x, &self.weight, &self.bias, self.groups, self.eps, kernels::After::Silu)
     }
 
-    /// What the normalisation of a band must know of its map.
-    pub fn statistics(&self, x: &Bands) -> Result<kernels::GroupStatistics> {
-        kernels::group_statistics(&x.iter().collect::<Vec<_>>(), self.groups, self.eps)
+    /// What the normalisation of a band must know of its map, which is normalised in [`Bands::ranges`] of `at_once`.
+    pub fn statistics(&self, x: &Bands, at_once: usize) -> Result<kernels::GroupStatistics> {
+        let in_one = x.ranges(at_once).len() == 1;
+        kernels::group_statistics(&x.iter().collect::<Vec<_>>(), self.groups, self.eps, in_one)
     }
 
     /// SiLU of the normalised, of rows (N, C, rows, W) of a map with these statistics.
@@ -47,17 +48,17 @@ impl GroupNorm {
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
-    eps: f32,
+    eps: f64,
 }
 
 impl LayerNorm {
     /// Reads `weight` and `bias` (width).
     pub fn load(width: usize, eps: f64, w: &Weights) -> weights::Result<Self> {
-        Ok(Self { weight: w.get("weight", width)?, bias: w.get("bias", width)?, eps: eps as f32 })
+        Ok(Self { weight: w.get("weight", width)?, bias: w.get("bias", width)?, eps })
     }
 
     /// x: (..., width) -> the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps)
+        kernels::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }

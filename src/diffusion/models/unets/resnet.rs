@@ -60,16 +60,13 @@ impl ResnetBlock {
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
             h = with_offsets(h, &proj.forward(time)?)?;
         }
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        match &self.conv_shortcut {
-            Some(conv) => conv.forward(x)? + h,
-            None => x + h,
-        }
+        let short = self.conv_shortcut.as_ref().map(|conv| conv.forward(x)).transpose()?;
+        self.conv2.forward_added(&self.norm2.forward_silu(&h)?, short.as_ref().unwrap_or(x))
     }
 
     /// The same without a timestep, bands of about `at_once` numbers at a time.
     pub(in crate::diffusion::models) fn forward_bands(&self, mut x: Bands, at_once: usize) -> Result<Bands> {
-        let statistics = self.norm1.statistics(&x)?;
+        let statistics = self.norm1.statistics(&x, at_once)?;
         let height = x.height();
         let (mut h, mut short) = (Bands::default(), Bands::default());
         for rows in x.ranges(at_once) {
@@ -83,7 +80,7 @@ impl ResnetBlock {
         if self.conv_shortcut.is_none() {
             short = x;
         }
-        let statistics = self.norm2.statistics(&h)?;
+        let statistics = self.norm2.statistics(&h, at_once)?;
         let mut out = Bands::default();
         for rows in h.ranges(at_once) {
             let normed = |rows| self.norm2.forward_silu_rows(&h.rows(rows)?, &statistics);

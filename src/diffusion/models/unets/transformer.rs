@@ -82,11 +82,10 @@ impl Transformer2D {
         for block in &self.blocks {
             tokens = block.forward(&tokens, context)?;
         }
-        let out = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&to_map(&tokens)?)?,
-            Projection::Linear(linear) => to_map(&linear.forward(&tokens)?)?,
-        };
-        out + x
+        match &self.proj_out {
+            Projection::Conv(conv) => conv.forward_added(&to_map(&tokens)?, x),
+            Projection::Linear(linear) => to_map(&linear.forward(&tokens)?)? + x,
+        }
     }
 }
 
@@ -126,9 +125,9 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &normed)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        let x = self.attn1.forward_added(&normed, &normed, x)?;
+        let x = self.attn2.forward_added(&self.norm2.forward(&x)?, context, &x)?;
         let both = self.ff_in.forward(&self.norm3.forward(&x)?)?;
-        x + self.ff_out.forward(&geglu(&both)?)?
+        self.ff_out.forward_added(&geglu(&both)?, &x)
     }
 }

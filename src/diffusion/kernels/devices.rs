@@ -3,29 +3,39 @@
 //! stream for each thread (the tensor library's default) a tensor could be read before it is written, or its memory be given away
 //! while it is still read.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
-use super::{Error, Result};
 use crate::domain::DeviceSpec;
 
-/// A worker's device.
+/// A worker's device; the same one each time.
 ///
 /// # Errors
 /// No such GPU, or a binary without the feature `cuda`.
-pub(super) fn open(spec: DeviceSpec) -> Result<Device> {
+pub fn open(spec: DeviceSpec) -> Result<Device, String> {
     match spec {
         DeviceSpec::Cpu => Ok(Device::Cpu),
-        DeviceSpec::Cuda(number) => gpu(number).map_err(|reason| Error::Device { device: spec.to_string(), reason }),
+        DeviceSpec::Cuda(number) => gpu(number),
+    }
+}
+
+/// Whether networks can compute in this type there: GPUs before compute capability 8.0 have no bf16.
+pub fn computes_in(device: &Device, dtype: DType) -> bool {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) if dtype == DType::BF16 => {
+            device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
+        }
+        _ => matches!(dtype, DType::F32 | DType::F16 | DType::BF16),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu(_: usize) -> std::result::Result<Device, String> {
+fn gpu(_: usize) -> Result<Device, String> {
     Err("this binary was built without the feature `cuda`".to_owned())
 }
 
 #[cfg(feature = "cuda")]
-fn gpu(number: usize) -> std::result::Result<Device, String> {
+fn gpu(number: usize) -> Result<Device, String> {
     use std::collections::HashMap;
     use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -49,7 +59,7 @@ fn gpu(number: usize) -> std::result::Result<Device, String> {
 /// Memory that was let go of stays with the process: given back to the driver whenever the host waits for the GPU, as is the
 /// default, the next step would ask for it anew.
 #[cfg(feature = "cuda")]
-fn keep_memory(device: &candle_core::CudaDevice) -> std::result::Result<(), String> {
+fn keep_memory(device: &candle_core::CudaDevice) -> Result<(), String> {
     use candle_core::cuda_backend::cudarc::driver::{result, sys};
 
     let stream = device.cuda_stream();
