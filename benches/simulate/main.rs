@@ -95,13 +95,15 @@ fn run(options: &Options) -> Result<(), String> {
 /// Every policy on the same traces.
 fn simulate(family: &Family, load: f64, options: &Options) -> Cell {
     let began = Instant::now();
+    let mut ideals = Vec::new();
     let runs = (1..=options.seeds).map(|seed| {
         let mut jobs = traffic::jobs(family, load, options.jobs, seed);
         for job in &mut jobs {
             job.stands = job.comes + options.move_by_ms / 1e3 * f64::from(job.steps);
         }
+        ideals.extend(stats::ideal(family, &jobs));
         Policy::ALL.map(|policy| Stats::of(&World::run(family, policy, jobs.clone())))
     });
     let runs = runs.collect();
-    Cell { family: family.name, load, runs, seconds: began.elapsed().as_secs_f64() }
+    Cell { family: family.name, load, runs, ideals, seconds: began.elapsed().as_secs_f64() }
 }

@@ -12,6 +12,8 @@ pub(super) struct Cell {
     pub(super) family: &'static str,
     pub(super) load: f64,
     pub(super) runs: Vec<[Stats; Policy::ALL.len()]>,
+    /// [`super::stats::ideal`] of each run, on one device.
+    pub(super) ideals: Vec<[f64; 3]>,
     pub(super) seconds: f64,
 }
 
@@ -47,6 +49,11 @@ impl Cell {
                 "| {load:.0} % | {name} | {throughput:.2} | {mean:.3} | {p95:.3} | {p99:.3} | {longest:.1} | {rows:.2} \
                  | {unfairness:.2} |"
             );
+        }
+        if !self.ideals.is_empty() {
+            let [mean, p95, p99] =
+                [0, 1, 2].map(|time| self.ideals.iter().map(|one| one[time]).sum::<f64>() / self.ideals.len() as f64);
+            let _ = writeln!(text, "| {load:.0} % | *ideal, in order* | | {mean:.3} | {p95:.3} | {p99:.3} | | | |");
         }
         for (index, policy) in Policy::ALL.iter().enumerate().skip(1) {
             if self.of(index).all(|stats| !stats.overloaded) {
