@@ -2,10 +2,10 @@
 
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 
 use super::program::{Source, function};
-use super::{Number, by_type, is_aligned, numbers, only_on_a_gpu};
+use super::{Held, Number, OfThree, by_type, is_aligned, numbers};
 
 /// Threads of a block, as the kernel has them.
 const THREADS: u32 = 128;
@@ -42,44 +42,9 @@ pub(in crate::diffusion::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tenso
             x.force_contiguous()
         }
     };
-    whole(q)?.apply_op3_no_bwd(&whole(k)?, &whole(v)?, &Attention { heads })
+    let op = OfThree("attention", |q: Held<'_>, k: Held<'_>, v: Held<'_>| by_type!(q.0, run(q, k, v, heads)));
+    whole(q)?.apply_op3_no_bwd(&whole(k)?, &whole(v)?, &op)
 }
-
-struct Attention {
-    heads: usize,
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        only_on_a_gpu(self.name())
-    }
-
-    fn cuda_fwd(
-        &self,
-        q: &CudaStorage,
-        q_layout: &Layout,
-        k: &CudaStorage,
-        k_layout: &Layout,
-        v: &CudaStorage,
-        v_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        by_type!(q, run((q, q_layout), (k, k_layout), (v, v_layout), self.heads))
-    }
-}
-
-type Held<'a> = (&'a CudaStorage, &'a Layout);
 
 fn run<T: Number>(q: Held<'_>, k: Held<'_>, v: Held<'_>, heads: usize) -> Result<(CudaStorage, Shape)> {
     let (samples, queries, width) = q.1.shape().dims3()?;

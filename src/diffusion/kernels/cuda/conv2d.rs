@@ -41,7 +41,8 @@ pub(in crate::diffusion::kernels) fn conv2d(
 
 #[cfg(feature = "cudnn")]
 fn larger(x: &Tensor, weight: &Tensor, patches: &Patches, tf32: bool) -> Result<Tensor> {
-    super::cudnn::conv2d(x, weight, (patches.stride, patches.padding), tf32)
+    let Patches { stride, padding, out, .. } = *patches;
+    super::cudnn::conv2d(x, weight, &super::cudnn::Conv2d { stride, padding, out, tf32 })
 }
 
 /// Some samples after the others.

@@ -21,16 +21,19 @@ use candle_core::{CpuStorage, CustomOp2, DType, Error, Layout, Result, Shape, Te
 
 use super::{Number, by_type, numbers, only_on_a_gpu};
 
-/// x: (N, inputs, H, W), weight: (outputs, inputs, k, k) -> (N, outputs, H', W'), without a bias. Sides were checked. `tf32`: f32
-/// factors may be rounded to TF32.
-pub(super) fn conv2d(x: &Tensor, weight: &Tensor, (stride, padding): (usize, usize), tf32: bool) -> Result<Tensor> {
-    x.contiguous()?.apply_op2_no_bwd(weight, &Conv2d { stride, padding, tf32 })
+/// x: (N, inputs, H, W), weight: (outputs, inputs, k, k) -> (N, outputs, H', W'), without a bias.
+pub(super) fn conv2d(x: &Tensor, weight: &Tensor, op: &Conv2d) -> Result<Tensor> {
+    x.contiguous()?.apply_op2_no_bwd(weight, op)
 }
 
-struct Conv2d {
-    stride: usize,
-    padding: usize,
-    tf32: bool,
+/// What a convolution does. Sides were checked.
+pub(super) struct Conv2d {
+    pub stride: usize,
+    pub padding: usize,
+    /// (H', W').
+    pub out: (usize, usize),
+    /// f32 factors may be rounded to TF32.
+    pub tf32: bool,
 }
 
 impl CustomOp2 for Conv2d {
@@ -131,8 +134,7 @@ fn run<T: Number + CudnnDataType + 'static>(
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, h, w) = x_layout.shape().dims4()?;
     let (outputs, inputs, k, _) = weight_layout.shape().dims4()?;
-    let side = |length: usize| (length + 2 * op.padding - k) / op.stride + 1;
-    let (out_h, out_w) = (side(h), side(w));
+    let (out_h, out_w) = op.out;
     let shape = Shape::from((n, outputs, out_h, out_w));
     let whole = |sides: [usize; 4]| sides.map(|side| side as i32);
     let key = Key {

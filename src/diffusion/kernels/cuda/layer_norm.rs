@@ -2,10 +2,10 @@
 
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 
 use super::program::{Source, function};
-use super::{Number, at_once, by_type, is_aligned, numbers, only_on_a_gpu, takes};
+use super::{Held, Number, OfThree, at_once, by_type, is_aligned, numbers, takes};
 
 /// Rows of a block, as the kernel has them.
 const ROWS: usize = 4;
@@ -25,44 +25,10 @@ pub(in crate::diffusion::kernels) fn layer_norm(
     bias: &Tensor,
     eps: f64,
 ) -> Result<Tensor> {
-    x.contiguous()?.apply_op3_no_bwd(weight, bias, &LayerNorm { eps })
+    let op =
+        OfThree("layer-norm", |x: Held<'_>, weight: Held<'_>, bias: Held<'_>| by_type!(x.0, run(x, weight, bias, eps)));
+    x.contiguous()?.apply_op3_no_bwd(weight, bias, &op)
 }
-
-struct LayerNorm {
-    eps: f64,
-}
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        only_on_a_gpu(self.name())
-    }
-
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        weight: &CudaStorage,
-        weight_layout: &Layout,
-        bias: &CudaStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        by_type!(x, run((x, x_layout), (weight, weight_layout), (bias, bias_layout), self.eps))
-    }
-}
-
-type Held<'a> = (&'a CudaStorage, &'a Layout);
 
 fn run<T: Number>(x: Held<'_>, weight: Held<'_>, bias: Held<'_>, eps: f64) -> Result<(CudaStorage, Shape)> {
     let (device, shape) = (x.0.device.clone(), x.1.shape().clone());

@@ -23,7 +23,7 @@ pub(super) use maps::{add_bias, add_bias_and, geglu, transposed};
 
 use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
-use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
 /// A type that kernels are written for.
@@ -63,6 +63,42 @@ pub(super) fn takes(x: &Tensor) -> bool {
     matches!(x.device(), Device::Cuda(_))
         && x.elem_count() > 0
         && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// A tensor as an operation is given it.
+type Held<'a> = (&'a CudaStorage, &'a Layout);
+
+/// An operation on three tensors that GPUs alone have.
+struct OfThree<F>(&'static str, F);
+
+impl<F: Fn(Held<'_>, Held<'_>, Held<'_>) -> Result<(CudaStorage, Shape)>> CustomOp3 for OfThree<F> {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        only_on_a_gpu(self.0)
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        a_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+        c: &CudaStorage,
+        c_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.1((a, a_layout), (b, b_layout), (c, c_layout))
+    }
 }
 
 /// The numbers of a contiguous tensor.

@@ -1,4 +1,4 @@
-//! Each kernel against its plain twin on a CPU in f32. They say so, and pass, where no GPU is.
+//! Each kernel against its plain twin on a CPU in f32. They say so, and pass, where the driver finds no GPU.
 
 use super::super::*;
 use candle_core::{DType, Device, Result, Tensor};
