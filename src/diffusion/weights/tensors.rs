@@ -224,8 +224,8 @@ impl Weights {
         }
     }
 
-    /// Bytes of half precision that are wanted as they are stored: twice as fast as by way of f32. None where they are not, or where
-    /// one of them is no finite number, which [`Self::get`] tells.
+    /// Bytes of half precision that are wanted as they are stored: nothing is converted. None where they are not, or where one of
+    /// them is no finite number, which [`Self::get`] tells.
     fn as_stored(&self, bytes: &[u8], stored: Dtype, shape: &Shape) -> Option<candle_core::Result<Tensor>> {
         let words = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
         let are_finite = |exponent: u16| words.clone().all(|word| word & exponent != exponent);
@@ -261,8 +261,9 @@ impl Weights {
             View::Third(k) => &bytes[k * bytes.len() / 3..(k + 1) * bytes.len() / 3],
             _ => bytes,
         };
-        let transposed = matches!(view, View::Transposed);
-        if let Some(placed) = self.as_stored(bytes, info.dtype, &shape).filter(|_| !transposed) {
+        if !matches!(view, View::Transposed)
+            && let Some(placed) = self.as_stored(bytes, info.dtype, &shape)
+        {
             self.files.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             return placed.map_err(|error| Error::Device { file, tensor, reason: error.to_string() });
         }
